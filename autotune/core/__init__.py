@@ -1,0 +1,1 @@
+"""What autotune knows and decides, without touching the world."""

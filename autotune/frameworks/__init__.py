@@ -1,0 +1,1 @@
+"""One file per training tool: its settings in, its progress and checkpoints out."""
