@@ -1,0 +1,118 @@
+"""What was seen of one attempt, and what could not be seen."""
+
+from dataclasses import dataclass, field
+
+from autotune.core.failure import Failure, Phase, Role
+
+
+@dataclass(frozen=True)
+class OomFigures:
+    """The figures of an out-of-memory message, in bytes; None where it names none."""
+
+    requested_bytes: int | None = None
+    capacity_bytes: int | None = None
+    limit_bytes: int | None = None
+    free_bytes: int | None = None
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+    process_bytes: int | None = None
+    other_processes_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One signature found in one line of output."""
+
+    signature: str
+    failure: Failure
+    role: Role
+    line: int  # counted from 1 within the text of the attempt
+    text: str  # shortened to what a person wants to read
+    rank: int | None = None
+    phase: Phase | None = None
+    figures: OomFigures | None = None
+
+
+@dataclass(frozen=True)
+class RankException:
+    """The exception that ended a rank, as the rank itself reported it."""
+
+    rank: int
+    type: str
+    message: str
+    phase: Phase | None = None
+    step: int | None = None
+    traceback: str = ""
+    at: float | None = None  # wall clock of the rank, seconds; orders ranks of one machine
+    data_bytes: int | None = None  # VmData of the rank when it failed
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A reading we do not have, and why; never a zero."""
+
+    reading: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory as sampled while the attempt ran; bytes, None where there was no reading."""
+
+    device: str | None = None  # "cpu" or "cuda"; None when nothing is known of the job
+    limit_bytes: int | None = None  # per rank, the cap this attempt ran under
+    peak_bytes: int | None = None  # highest of any rank: VmData on the CPU, reserved on CUDA
+    host_limit_bytes: int | None = None
+    host_peak_bytes: int | None = None  # resident set of the whole process tree
+    cgroup_oom_kills: int | None = None  # counted during this attempt
+    device_total_bytes: int | None = None
+    device_others_bytes: int | None = None  # held by processes that are not ours
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything a diagnosis may rest on for one attempt."""
+
+    attempt: int
+    exit_code: int | None = None  # of the launcher, as the shell would show it (128 + signal)
+    signal: int | None = None  # that ended the launcher itself
+    ended_by_us: str | None = None  # why autotune ended it, when it did: stop, limit, rank_died …
+    finished: bool = False  # by the files the training left, never by its exit code
+    step: int | None = None  # last optimizer step reported
+    total_steps: int | None = None
+    checkpoint_step: int | None = None  # of the newest complete checkpoint
+    started_training: bool = False  # at least one optimizer step was reported
+    phase: Phase | None = None  # the last phase reported by any rank
+    signs: tuple[Sign, ...] = ()
+    exceptions: tuple[RankException, ...] = ()
+    memory: Memory = field(default_factory=Memory)
+    seconds: float | None = None
+    quiet_seconds: float | None = None  # since the last output or event when it ended
+    gaps: tuple[Gap, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One piece of what a diagnosis rests on."""
+
+    signature: str
+    role: Role
+    line: int | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The named failure, where it began, and why we say so."""
+
+    failure: Failure
+    confidence: float  # 0 to 1
+    why: str  # one sentence for a person
+    rank: int | None = None
+    phase: Phase | None = None
+    figures: OomFigures = field(default_factory=OomFigures)
+    secondary: tuple[Failure, ...] = ()
+    evidence: tuple[Reason, ...] = ()
+    outranked: tuple[Reason, ...] = ()  # matched, and why they did not win is in `why`
