@@ -1,4 +1,4 @@
-"""Turns the frozen types of core into plain JSON values and back, refusing what it does not know."""
+"""Turns the frozen types of core into plain JSON values and back, refusing a wrong shape."""
 
 import dataclasses
 import types
@@ -98,7 +98,8 @@ def _decode_dataclass(kind: type, plain: Any, where: str) -> Any:
     known = {}
     for field in dataclasses.fields(kind):
         if field.name in plain:
-            known[field.name] = _decode(hints[field.name], plain[field.name], f"{where}.{field.name}")
+            name = field.name
+            known[name] = _decode(hints[name], plain[name], f"{where}.{name}")
     try:
         return kind(**known)
     except TypeError as error:

@@ -1,0 +1,124 @@
+"""The command line: one verb, one file; each is imported only when it is called.
+
+Exit codes of `autotune run`: 0 finished, 1 gave up under the policy, 2 job or policy file wrong,
+3 could not launch or could not write the journal, 4 stopped by request and resumable, 70 a bug in
+autotune. The systemd unit keys off them.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BUG = 70
+
+app = typer.Typer(
+    name="autotune",
+    help="Supervise training until it runs stably, or say why it cannot.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="the job file (YAML)")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="the run folder")]
+AsJson = Annotated[bool, typer.Option("--json", help="data as JSON on stdout")]
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME beside the job")
+]
+
+
+@app.callback()
+def _root() -> None:
+    """Supervise training until it runs stably, or say why it cannot."""
+
+
+@app.command()
+def run(job: JobFile, run_dir: RunDir = None, as_json: AsJson = False) -> None:
+    """Supervise a job to its end; started again on the same run folder, it goes on."""
+    from autotune.cli.run import run as verb
+
+    _end(verb, job, run_dir, as_json)
+
+
+@app.command()
+def check(job: JobFile) -> None:
+    """Report every fault of a job at once; launches nothing; exit code 0 or 2."""
+    from autotune.cli.check import check as verb
+
+    _end(verb, job)
+
+
+@app.command()
+def explain(
+    logs: Annotated[list[Path], typer.Argument(metavar="LOG…|RUN", help="log files or a run")],
+    exit_code: Annotated[
+        int | None, typer.Option("--exit-code", metavar="N", help="of the process that wrote it")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="cpu|cuda", help="what it trained on")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a log shows, what the failure is called, why, and the remedy."""
+    from autotune.cli.explain import explain as verb
+    from autotune.cli.remedies import remedies_for
+
+    _end(verb, logs, exit_code, device, as_json, remedies_for)
+
+
+@app.command()
+def status(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="default: the newest below ./runs")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="again every second")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show where a run is on its ladder: memory, step, loss, last decision."""
+    from autotune.cli.status import status as verb
+
+    _end(verb, run, watch, as_json)
+
+
+@app.command()
+def stop(run: RunPath) -> None:
+    """Ask a run to checkpoint and end."""
+    from autotune.cli.stop import stop as verb
+
+    _end(verb, run)
+
+
+def _end(verb: object, *arguments: object) -> None:
+    from autotune.cli.speech import speak
+    from autotune.core.fault import AutotuneError
+
+    try:
+        code = verb(*arguments)  # type: ignore[operator]
+    except AutotuneError as error:
+        speak(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        code = 0  # the reader of our output has seen enough
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command line; an exception of our own making ends with 70 and asks for a report."""
+    try:
+        app()
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        print(f"error: a bug in autotune ({error!r})", file=sys.stderr)
+        print("hint: report it with the lines above and the run's journal.jsonl", file=sys.stderr)
+        sys.exit(BUG)
+
+
+if __name__ == "__main__":
+    main()

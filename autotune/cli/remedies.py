@@ -1,0 +1,40 @@
+"""What the default policy would try against a diagnosis, for logs that belong to no job."""
+
+from pathlib import Path
+
+from autotune.cli.wiring import all_rungs
+from autotune.core.evidence import Diagnosis
+from autotune.core.facts import FACTS
+from autotune.core.policy import ANYTHING
+from autotune.world.policy_file import find_policy, load_policy
+
+
+def remedies_for(diagnosis: Diagnosis) -> list[dict[str, str]]:
+    """Return the rungs of the first rule that asks for nothing a bare log cannot tell.
+
+    Facts about phases are read from the diagnosis; facts about a plan are unknown here, and a
+    rule that needs one is passed over.
+    """
+    rungs = all_rungs()
+    policy = load_policy(find_policy("default", Path()), rungs)
+    for rule in policy.rules:
+        if rule.when not in (ANYTHING, diagnosis.failure.value):
+            continue
+        if all(_holds(fact, diagnosis) for fact in rule.and_):
+            named = [{"rung": name, "why": rungs[name].summary} for name in rule.try_]
+            return named or [{"rung": "stop", "why": rule.why}]
+    return []
+
+
+def _holds(fact: str, diagnosis: Diagnosis) -> bool:
+    try:
+        return FACTS[fact](_Bare(diagnosis))  # type: ignore[arg-type]
+    except AttributeError:
+        return False
+
+
+class _Bare:
+    """A scene of which only the diagnosis is known."""
+
+    def __init__(self, diagnosis: Diagnosis) -> None:
+        self.diagnosis = diagnosis

@@ -1,0 +1,120 @@
+"""`autotune run JOB`: supervises a job to its end, or goes on with it."""
+
+import dataclasses
+import os
+import uuid
+from pathlib import Path
+
+from autotune import __version__
+from autotune.cli.terminal import JsonTeller, Terminal
+from autotune.cli.wiring import identity, lay_ground
+from autotune.core.decide import Outlook
+from autotune.core.fault import Fault, InputError
+from autotune.core.history import Story, fold
+from autotune.core.history import tell as with_event
+from autotune.core.record import Event, RunStarted, WentOn
+from autotune.edges import Interrupts, Teller
+from autotune.ground import Ground
+from autotune.stage import RunStage
+from autotune.supervisor import Supervisor
+from autotune.world.clock import SystemClock
+from autotune.world.files import write_text
+from autotune.world.interrupts import SignalWatch
+from autotune.world.journal import FileJournal, read_journal
+from autotune.world.policy_file import digest
+from autotune.world.process import become_subreaper
+from autotune.world.run_folder import RunFolder, RunLock
+
+
+class Asked:
+    """Requests to end, by signal or through the run folder."""
+
+    def __init__(self, signals: SignalWatch, folder: RunFolder) -> None:
+        """Listen to both."""
+        self._signals = signals
+        self._folder = folder
+
+    def read(self) -> Interrupts:
+        """Return what was asked for so far."""
+        heard = self._signals.read()
+        if heard.stop_by is None:
+            return Interrupts(stop_by=self._folder.stop_asked_by())
+        return heard
+
+
+def run(job: Path, run_dir: Path | None, as_json: bool) -> int:
+    """Supervise the job and return the exit code of `autotune run`."""
+    signals = SignalWatch()
+    signals.install()
+    ground = lay_ground(job, run_dir, uuid.uuid4().hex[:16])
+    folder = ground.folder
+    if folder.is_foreign():
+        text = "this folder holds things and no journal; it is not a run folder"
+        raise InputError(Fault(text, str(folder.path), "choose another with --run-dir"))
+    folder.create()
+    lock = RunLock(folder)
+    try:
+        become_subreaper()
+        return _supervise(ground, signals, as_json)
+    finally:
+        lock.release()
+
+
+def _supervise(ground: Ground, signals: SignalWatch, as_json: bool) -> int:
+    folder, clock = ground.folder, SystemClock()
+    tell: Teller = JsonTeller() if as_json else Terminal(ground.job.devices.memory_limit)
+    journal = FileJournal(folder.journal, clock.now)
+    story = fold(read_journal(folder.journal))
+    ground = _same_run(ground, story)
+    event = _opening(ground, story)
+    journal.append(event)
+    tell.event(event)
+    write_text(folder.job, ground.document.path.read_text(encoding="utf-8"))
+    folder.clear_stop()
+    tell.note(f"run folder: {folder.path}")
+    stage = RunStage(ground, clock, tell)
+    supervisor = Supervisor(
+        story=with_event(story, event),
+        outlook=lambda: Outlook(
+            ground.job, ground.policy, ground.rungs, ground.around, ground.start, stage.saved()
+        ),
+        journal=journal,
+        stage=stage,
+        clock=clock,
+        asked=Asked(signals, folder),
+        tell=tell,
+    )
+    code = supervisor.run()
+    if code == 0:
+        print(folder.known_good)
+    return code
+
+
+def _same_run(ground: Ground, story: Story) -> Ground:
+    """Return the ground under the run's own name; raises InputError for a folder of another job."""
+    started = story.started
+    if started is None:
+        return ground
+    if started.identity != identity(ground.job):
+        text = f"this run folder belongs to another job (`{started.job_name}`, or this one before "
+        text += "its name, settings or global batch were changed)"
+        hint = "choose another with --run-dir, or give the job another name"
+        raise InputError(Fault(text, str(ground.folder.path), hint))
+    return dataclasses.replace(ground, run_id=started.run_id, start=started.plan)
+
+
+def _opening(ground: Ground, story: Story) -> Event:
+    policy, policy_digest = ground.policy.name, digest(ground.policy)
+    if story.started is not None:
+        return WentOn(os.getpid(), policy, policy_digest, identity(ground.job), __version__)
+    return RunStarted(
+        run_id=ground.run_id,
+        job_name=ground.job.name,
+        identity=identity(ground.job),
+        plan=ground.start,
+        device=ground.device,
+        versions=dict(ground.versions),
+        policy=policy,
+        policy_digest=policy_digest,
+        autotune=__version__,
+    )

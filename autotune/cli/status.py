@@ -1,0 +1,110 @@
+"""`autotune status [RUN]`: where a run is on its ladder, read from its journal and events alone."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from autotune.cli.terminal import describe
+from autotune.core.codec import to_plain
+from autotune.core.fault import Fault, InputError
+from autotune.core.history import Attempt, Story, fold
+from autotune.core.record import Finish, Launch, Prove, Wait
+from autotune.core.sentence import lost_steps, say_launch, say_plan, tell_story
+from autotune.core.units import show_seconds
+from autotune.core.view import View
+from autotune.world.event_file import EventFolder
+from autotune.world.host import data_bytes
+from autotune.world.journal import read_journal
+from autotune.world.run_folder import RunFolder, holder, open_run_folder
+
+
+def status(run: Path | None, watch: bool, as_json: bool) -> int:
+    """Print where the run is; with `watch`, again every second until it has ended."""
+    folder = open_run_folder(run if run is not None else _newest())
+    while True:
+        story = fold(read_journal(folder.journal))
+        view = _view(folder, story.last)
+        state = _state(folder, story)
+        if as_json:
+            print(json.dumps(_as_json(story, view, state)), flush=True)
+        else:
+            print("\n".join(_as_text(folder, story, view, state)), flush=True)
+        if not watch or state not in ("running", "waiting", "stopping"):
+            return 0
+        time.sleep(1)
+
+
+def _newest() -> Path:
+    runs = sorted(
+        (path.parent for path in Path("runs").glob("*/journal.jsonl")),
+        key=lambda path: (path / "journal.jsonl").stat().st_mtime,
+    )
+    if not runs:
+        text = "no run is named, and none lies below ./runs"
+        raise InputError(Fault(text, "", "autotune status RUN, with the folder that `run` named"))
+    return runs[-1]
+
+
+def _view(folder: RunFolder, attempt: Attempt | None) -> View:
+    view = View()
+    if attempt is not None:
+        events = EventFolder(folder.attempt(attempt.number) / "events")
+        while found := events.poll():
+            for event in found:
+                view.see({**event.fields, "kind": event.kind, "rank": event.rank})
+    return view
+
+
+def _state(folder: RunFolder, story: Story) -> str:
+    if holder(folder) is None:
+        # Nobody supervises: without a last word it was interrupted, and can be gone on with.
+        return story.ended.state if story.ended else "stopped"
+    if story.stop_asked or folder.stop_asked_by():
+        return "stopping"
+    return "waiting" if isinstance(story.pending, Wait) else "running"
+
+
+def _as_json(story: Story, view: View, state: str) -> dict[str, Any]:
+    last = story.last
+    return {
+        "state": state,
+        "waiting_for": story.pending.why if isinstance(story.pending, Wait) else None,
+        "attempt": last.number if last else None,
+        "step": view.step,
+        "total_steps": view.total,
+        "plan": to_plain(last.plan) if last else None,
+        "history": [
+            {
+                "attempt": attempt.number,
+                "failure": attempt.failure.value if attempt.failure else None,
+                "changes": to_plain(attempt.launch.remedy.changes if attempt.launch.remedy else ()),
+                "lost_steps": lost_steps(attempt),
+            }
+            for attempt in story.attempts
+        ],
+    }
+
+
+def _as_text(folder: RunFolder, story: Story, view: View, state: str) -> list[str]:
+    name = story.started.job_name if story.started else "?"
+    lines = [f"{name}: {state}  ({folder.path})"]
+    last, pending = story.last, story.pending
+    if last is not None and isinstance(pending, (Launch, Prove)):
+        held = [data_bytes(pid) for pid in view.ranks.values()]
+        most = max((size for size in held if size is not None), default=None)
+        limit = view.settings.get("soft_limit_bytes")
+        lines.append(f"attempt {last.number}: {say_plan(last.plan)}")
+        lines.append("  " + describe(view, most, limit if isinstance(limit, int) else None))
+        if view.step and view.total and view.step_seconds:
+            left = show_seconds((view.total - view.step) * view.step_seconds)
+            lines.append(f"  about {left} to go at {view.step_seconds:.1f} s a step")
+    if isinstance(pending, Wait):
+        lines.append(f"waiting: {pending.why}")
+    if isinstance(pending, Finish) or state == "finished":
+        lines.append(f"known-good: {folder.known_good}")
+    if last is not None:
+        lines.append(f"last decision: {say_launch(last.launch)}")
+    return [*lines, "", *tell_story(story)]
+
+

@@ -1,0 +1,252 @@
+"""Puts the parts together for a job: reads everything, and reports all that is wrong at once."""
+
+import hashlib
+import importlib
+import json
+import os
+import pkgutil
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from autotune import rungs as rung_folder
+from autotune.core.compatibility import conflicts
+from autotune.core.fault import AutotuneError, Fault, InputError, nearest
+from autotune.core.job import Job
+from autotune.core.model_size import CHECKPOINT_BYTES_PER_PARAMETER, parameters
+from autotune.core.plan import Device
+from autotune.core.rung import Rung, Surroundings
+from autotune.core.units import show_bytes
+from autotune.frameworks.finetune import Finetune, FinetuneSettings
+from autotune.frameworks.framework import Looked
+from autotune.ground import Ground
+from autotune.world.dataset import check_dataset
+from autotune.world.environment import missing_names, training_python, versions
+from autotune.world.gpu import Gpus, find_gpus
+from autotune.world.model_folder import read_model, tokenizer_faults
+from autotune.world.policy_file import find_policy, load_policy
+from autotune.world.run_folder import RunFolder
+from autotune.world.signature_file import load_signatures
+from autotune.world.yaml_files import Document, read_document, validate
+
+CONSENTS = ("reset_optimizer_state", "restart_from_weights", "change_dtype")
+MOST_CPU_RANKS = 2
+
+
+def all_rungs() -> dict[str, Rung]:
+    """Return every rung of the folder by name; the folder is the registry."""
+    found = {}
+    for module in pkgutil.iter_modules(rung_folder.__path__):
+        rung: Rung = importlib.import_module(f"autotune.rungs.{module.name}").RUNG
+        found[rung.name] = rung
+    return found
+
+
+def read_job(path: Path) -> tuple[Document, Job]:
+    """Return the job file; raises InputError with every fault of its shape."""
+    document = read_document(path.absolute())
+    return document, validate(Job, document)
+
+
+def run_folder_of(job: Job, job_file: Path, named: Path | None) -> RunFolder:
+    """Return where a job's run lives: as named, or runs/NAME beside the job file."""
+    return RunFolder(named.absolute() if named else job_file.absolute().parent / "runs" / job.name)
+
+
+def identity(job: Job) -> str:
+    """Return what makes two files the same job: limits and permissions may be edited between."""
+    parts = [job.name, job.framework, job.settings, job.batch.global_]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Survey:
+    """Collects faults while a job is looked at, so that all are reported at once."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.faults: list[Fault] = []
+
+    def attempt(self, look: Any, *arguments: Any) -> Any:
+        """Return what `look` returns, or None when it found faults, which are kept."""
+        try:
+            return look(*arguments)
+        except AutotuneError as error:
+            self.faults += error.faults
+            return None
+
+    def end(self) -> None:
+        """Raise InputError when anything is wrong."""
+        if self.faults:
+            raise InputError(*self.faults)
+
+
+def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
+    """Return all that a run needs to know; raises InputError with everything that is wrong."""
+    document, job = read_job(job_file)
+    survey = Survey()
+    rungs = all_rungs()
+    settings = survey.attempt(validate, FinetuneSettings, document, "settings")
+    policy = survey.attempt(_policy, job, document, rungs)
+    survey.faults += _name_faults(job, document, rungs)
+    python = training_python(job.python, document.path.parent)
+    installed: dict[str, str] = survey.attempt(versions, python) or {}
+    gpus = find_gpus()
+    device = _device(gpus, installed)
+    gpu_indices, ranks = survey.attempt(_ranks, job, document, gpus, device) or ((), 1)
+    framework = Finetune()
+    looked = Looked()
+    if settings is not None:
+        looked = _look(settings, document)
+        survey.faults += looked.faults
+        where = document.where("settings")
+        survey.faults += framework.faults(job, looked, ranks, where)
+    folder = run_folder_of(job, document.path, run_dir)
+    survey.faults += _disk_faults(looked, job, folder)
+    survey.end()
+    start = framework.start(job, looked, ranks)
+    clashes = conflicts(start, device, installed)
+    survey.faults += [
+        Fault(row.why, document.where("settings"), f"source: {row.source}") for row in clashes
+    ]
+    survey.end()
+    return Ground(
+        run_id=run_id,
+        job=job,
+        document=document,
+        job_folder=document.path.parent,
+        folder=folder,
+        policy=policy,
+        rungs=rungs,
+        framework=framework,
+        looked=looked,
+        python=python,
+        versions=installed,
+        device=device,
+        gpu_indices=gpu_indices,
+        gpus=gpus,
+        signatures=load_signatures(device=device),
+        around=Surroundings(
+            device=device,
+            knobs=framework.knobs,
+            versions=installed,
+            has_evaluation=framework.has_evaluation(job),
+            platform=_platform(),
+        ),
+        start=start,
+    )
+
+
+def _policy(job: Job, document: Document, rungs: dict[str, Rung]) -> Any:
+    return load_policy(find_policy(job.policy, document.path.parent), rungs)
+
+
+def _name_faults(job: Job, document: Document, rungs: dict[str, Rung]) -> list[Fault]:
+    faults = []
+    for key, names, known in (
+        ("allow", job.allow, {*rungs, *CONSENTS}),
+        ("forbid", job.forbid, set(rungs)),
+    ):
+        for place, name in enumerate(names):
+            if name not in known:
+                text = f"`{name}` is nothing that can be put under `{key}`"
+                faults.append(Fault(text, document.where(key, place), nearest(name, known)))
+    for name in missing_names(job.env_from):
+        text = f"`{name}` is to be passed through, and our environment does not hold it"
+        faults.append(Fault(text, document.where("env_from"), f"export {name} first"))
+    return faults
+
+
+def _device(gpus: Gpus, installed: dict[str, str]) -> Device:
+    cpu_build = installed.get("torch", "").endswith("+cpu")
+    return "cuda" if gpus.present() and not cpu_build else "cpu"
+
+
+def _ranks(
+    job: Job, document: Document, gpus: Gpus, device: Device
+) -> tuple[tuple[int, ...], int]:
+    use = job.devices.use
+    where = document.where("devices", "use")
+    if device == "cpu":
+        if isinstance(use, list):
+            text = "`devices.use` names GPUs, and the training would run on the CPU"
+            raise InputError(Fault(text, where, gpus.why_none or "the torch build has no CUDA"))
+        return (), use if isinstance(use, int) else min(MOST_CPU_RANKS, os.cpu_count() or 1)
+    present = [gpu.index for gpu in gpus.present()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if visible and all(part.strip().isdigit() for part in visible.split(",")):
+        present = [int(part) for part in visible.split(",") if int(part) in present]
+    if use == "auto":
+        return tuple(present), len(present)
+    wanted = list(range(use)) if isinstance(use, int) else use
+    chosen = tuple(present[: len(wanted)] if isinstance(use, int) else wanted)
+    if len(chosen) < len(wanted) or not set(chosen) <= set(present) or not chosen:
+        text = f"`devices.use` asks for {use}, and the GPUs here are {present}"
+        raise InputError(Fault(text, where, "name fewer, or say auto"))
+    return chosen, len(chosen)
+
+
+def _look(settings: FinetuneSettings, document: Document) -> Looked:
+    folder = document.path.parent
+    faults: list[Fault] = []
+    if isinstance(settings.model, dict):
+        config: dict[str, Any] | None = settings.model
+        if "model_type" not in settings.model:
+            text = "the architecture config names no `model_type`"
+            faults.append(Fault(text, document.where("settings", "model"), "e.g. llama"))
+    else:
+        config, found = read_model(folder / settings.model)
+        faults += found
+    tokenizer = settings.tokenizer or (
+        settings.model if isinstance(settings.model, str) else None
+    )
+    if tokenizer is not None and (folder / tokenizer).is_dir():
+        faults += tokenizer_faults(folder / tokenizer)
+    elif settings.tokenizer is not None:
+        text = "the tokenizer folder does not exist"
+        faults.append(Fault(text, str(folder / settings.tokenizer), "check the path"))
+    samples, found = check_dataset(folder / settings.data.train)
+    faults += found
+    if settings.data.eval is not None:
+        faults += check_dataset(folder / settings.data.eval)[1]
+    deepspeed, found = _deepspeed(settings, folder)
+    faults += found
+    count = parameters(config or {}) if settings.method == "full" else None
+    size = count * CHECKPOINT_BYTES_PER_PARAMETER if count else None
+    return Looked(config, tuple(faults), samples, size, deepspeed)
+
+
+def _deepspeed(settings: FinetuneSettings, folder: Path) -> tuple[dict[str, Any], list[Fault]]:
+    if settings.deepspeed is None or isinstance(settings.deepspeed, dict):
+        return settings.deepspeed or {}, []
+    try:
+        value = read_document(folder / settings.deepspeed).value
+    except InputError as error:
+        return {}, list(error.faults)
+    if not isinstance(value, dict):
+        text = "a DeepSpeed configuration is a mapping"
+        return {}, [Fault(text, str(folder / settings.deepspeed))]
+    return value, []
+
+
+def _disk_faults(looked: Looked, job: Job, folder: RunFolder) -> list[Fault]:
+    if looked.checkpoint_bytes is None:
+        return []
+    # One more than is kept: the new one is written before the oldest goes.
+    needed = looked.checkpoint_bytes * (job.checkpoints.keep + 1)
+    place = folder.path
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free >= needed:
+        return []
+    text = f"{show_bytes(free)} are free, and {job.checkpoints.keep} checkpoints and one in the "
+    text += f"making need about {show_bytes(needed)}"
+    return [Fault(text, str(place), "free space, keep fewer, or choose another --run-dir")]
+
+
+def _platform() -> str:
+    release = os.uname().release.lower()
+    if "microsoft" in release:
+        return "wsl"
+    return "tegra" if "tegra" in release else sys.platform

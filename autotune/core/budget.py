@@ -1,0 +1,47 @@
+"""Counts attempts and asks whether it is enough: a ceiling per cause beside each rule's own."""
+
+from autotune.core.failure import Failure
+from autotune.core.history import Story
+from autotune.core.job import Limits
+from autotune.core.policy import Policy, Rule
+from autotune.core.units import show_seconds
+
+
+def attempts_spent(story: Story, limits: Limits) -> str | None:
+    """Return why no further rung may be tried, or None."""
+    if story.spent >= limits.attempts:
+        return f"{story.spent} attempts are spent, and the job allows {limits.attempts}"
+    return None
+
+
+def time_spent(story: Story, limits: Limits) -> str | None:
+    """Return why the run may take no more time, or None; waits have a limit of their own."""
+    if story.attempt_seconds >= limits.wall:
+        used, allowed = show_seconds(story.attempt_seconds), show_seconds(limits.wall)
+        return f"{used} are spent in attempts, and the job allows {allowed}"
+    if story.waited_seconds >= limits.wait:
+        used, allowed = show_seconds(story.waited_seconds), show_seconds(limits.wait)
+        return f"{used} were spent waiting, and the job allows {allowed}"
+    return None
+
+
+def cause_spent(story: Story, policy: Policy, failure: Failure) -> str | None:
+    """Return why this cause has had its share of attempts without progress, or None."""
+    ceiling = policy.limits.same_cause
+    count = sum(1 for attempt in story.since_progress() if attempt.failure is failure)
+    if count > ceiling:
+        return f"`{failure.value}` ended {count} attempts without progress; the limit is {ceiling}"
+    return None
+
+
+def rule_spent(story: Story, place: int, rule: Rule) -> str | None:
+    """Return why this rule may not be used again without progress, or None."""
+    if rule.at_most is None:
+        return None
+    used = 0
+    for attempt in story.since_progress():
+        remedy = attempt.launch.remedy
+        used += remedy is not None and remedy.rule == place
+    if used >= rule.at_most:
+        return f"rule {place} (`{rule.when}`) was used {used} times without progress"
+    return None

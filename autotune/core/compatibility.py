@@ -1,0 +1,111 @@
+"""Which settings cannot go together, by version: the one table, and how it is asked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autotune.core.plan import Device, Plan
+
+Version = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """One combination that does not work, where, and who says so.
+
+    `package`, `since` and `before` bound the versions it concerns: since ≤ version < before.
+    Without a package it holds everywhere.
+    """
+
+    name: str
+    holds: Callable[[Plan, Device], bool]
+    why: str
+    source: str
+    package: str | None = None
+    since: str | None = None
+    before: str | None = None
+
+
+CONFLICTS: tuple[Conflict, ...] = (
+    Conflict(
+        "four_bit_full",
+        lambda plan, _: plan.quantization != "none" and plan.method == "full",
+        "4-bit weights cannot be trained themselves; use LoRA, or train unquantized",
+        "transformers, validate_quantization_for_training",
+    ),
+    Conflict(
+        "param_offload_below_stage_3",
+        lambda plan, _: plan.offload_param and plan.zero_stage != 3,
+        "parameters can be offloaded at ZeRO stage 3 only",
+        "DeepSpeed, runtime/zero/config.py",
+    ),
+    Conflict(
+        "four_bit_param_offload",
+        lambda plan, _: plan.quantization != "none" and plan.offload_param,
+        "4-bit weights carry state on their device and cannot be offloaded",
+        "bitsandbytes fsdp_qlora docs; untested upstream",
+    ),
+    Conflict(
+        "four_bit_stage_3",
+        lambda plan, _: plan.quantization != "none" and plan.zero_stage == 3,
+        "4-bit weights under ZeRO stage 3 need bitsandbytes 0.43 (float quant storage)",
+        "peft docs, deepspeed.md",
+        package="bitsandbytes",
+        before="0.43",
+    ),
+    Conflict(
+        "checkpointing_frozen_stage_3",
+        lambda plan, _: (
+            plan.activation_checkpointing and plan.zero_stage == 3 and plan.method == "lora"
+        ),
+        "activation checkpointing over frozen weights at ZeRO stage 3 fails before DeepSpeed "
+        "0.19.3 (CheckpointError, shape [0])",
+        "DeepSpeed #8148",
+        package="deepspeed",
+        before="0.19.3",
+    ),
+    Conflict(
+        "bf16_base_fp32_adapter_stage_3",
+        lambda plan, _: plan.zero_stage == 3 and plan.method == "lora" and plan.dtype != "fp32",
+        "a half-precision base with fp32 adapters at ZeRO stage 3 fails before DeepSpeed 0.19.3",
+        "DeepSpeed #8073",
+        package="deepspeed",
+        before="0.19.3",
+    ),
+    Conflict(
+        "fp16_cpu",
+        lambda plan, device: plan.dtype == "fp16" and device == "cpu",
+        "DeepSpeed's CPU accelerator trains in bf16 or fp32, not in fp16",
+        "DeepSpeed, accelerator/cpu_accelerator.py",
+    ),
+)
+
+
+def conflicts(plan: Plan, device: Device, versions: dict[str, str]) -> list[Conflict]:
+    """Return the rows that hold for this plan; a version we do not know breaks nothing."""
+    return [row for row in CONFLICTS if _concerns(row, versions) and row.holds(plan, device)]
+
+
+def parse_version(text: str) -> Version:
+    """Return the leading numbers of a version: `2.13.0+cpu` is (2, 13, 0)."""
+    numbers = []
+    for part in text.split("+")[0].split("."):
+        digits = ""
+        for char in part:
+            if not char.isdigit():
+                break
+            digits += char
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def _concerns(row: Conflict, versions: dict[str, str]) -> bool:
+    if row.package is None:
+        return True
+    if row.package not in versions:
+        return False
+    version = parse_version(versions[row.package])
+    if row.since is not None and version < parse_version(row.since):
+        return False
+    return row.before is None or version < parse_version(row.before)

@@ -1,0 +1,124 @@
+"""The job file: what the owner asked for, and nothing we inferred."""
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from autotune.core.secret import is_a_secret, names_a_secret
+from autotune.core.units import parse_bytes, parse_seconds
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds)]
+FrameworkName = Literal["finetune"]
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Batch(_Strict):
+    """Samples per optimizer step over all ranks, kept for ever, and per rank and pass."""
+
+    global_: int = Field(alias="global", ge=1, description="samples per optimizer step, all ranks")
+    micro: int = Field(ge=1, description="samples per rank and forward pass to start with")
+
+
+class Devices(_Strict):
+    """Which devices the job may use and how much of each."""
+
+    use: Literal["auto"] | int | list[int] = Field(
+        default="auto",
+        description="auto: every GPU, or up to 2 ranks on the CPU; N: that many; [0, 2]: these",
+    )
+    memory_limit: Bytes | None = Field(
+        default=None, description="per rank: allocator cap on a GPU, RLIMIT_DATA on the CPU"
+    )
+    host_memory_limit: Bytes | None = Field(
+        default=None, description="for the whole training, by a memory cgroup where one can be made"
+    )
+
+
+class Launcher(_Strict):
+    """How the ranks are started."""
+
+    kind: Literal["deepspeed"] = "deepspeed"
+
+
+class Checkpoints(_Strict):
+    """How often to save and how many to keep."""
+
+    every: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto", description="optimizer steps between checkpoints; auto: a tenth of the run"
+    )
+    keep: int = Field(default=3, ge=2, description="checkpoints kept; the newest may be half-made")
+
+
+class Limits(_Strict):
+    """Where autotune stops trying."""
+
+    attempts: int = Field(default=20, ge=1, description="attempts that spent a rung")
+    wall: Seconds = Field(default=48 * 3600.0, description="time in attempts, waits not counted")
+    wait: Seconds = Field(default=12 * 3600.0, description="time spent waiting in all")
+    log_bytes: Bytes = Field(default=2 * 2**30, ge=2**20, description="disk for one attempt's log")
+
+
+class Job(_Strict):
+    """One training job, as its owner wrote it."""
+
+    name: str = Field(description="letters, digits, dot, dash and underscore; names the run folder")
+    framework: FrameworkName = Field(description="what trains: finetune is the built-in trainer")
+    settings: dict[str, Any] = Field(description="the framework's own settings")
+    batch: Batch
+    start: Literal["as_given"] = Field(
+        default="as_given", description="as_given: attempt 1 uses the job's own settings"
+    )
+    devices: Devices = Devices()
+    launcher: Launcher = Launcher()
+    policy: str = Field(default="default", description="a name in policies/ or a path")
+    allow: list[str] = Field(default=[], description="result-changing rungs and consents, by name")
+    forbid: list[str] = Field(default=[], description="rungs never to take, by name")
+    checkpoints: Checkpoints = Checkpoints()
+    limits: Limits = Limits()
+    proof: bool = Field(default=True, description="prove the known-good in a throwaway process")
+    python: str | None = Field(default=None, description="the training's Python; default: ours")
+    env: dict[str, str] = Field(default={}, description="environment of the training, no secrets")
+    env_from: list[str] = Field(default=[], description="names passed through from our environment")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_plain_file_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError(
+                "a name is 1 to 100 letters, digits, dots, dashes and underscores, "
+                "beginning with a letter or digit"
+            )
+        return name
+
+    @field_validator("env")
+    @classmethod
+    def _env_holds_no_secret(cls, env: dict[str, str]) -> dict[str, str]:
+        for name, value in env.items():
+            if not _ENV_NAME.fullmatch(name) or "\0" in value:
+                raise ValueError(f"{name!r} is not a name and value an environment can hold")
+            if names_a_secret(name) or is_a_secret(value):
+                raise ValueError(
+                    f"`{name}` looks like a secret; put the name under `env_from` and export it"
+                )
+        return env
+
+    @field_validator("env_from")
+    @classmethod
+    def _env_from_holds_names(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not _ENV_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not the name of an environment variable")
+        return names
+
+
+def absolute(path: str, folder: str) -> str:
+    """Return `path` read against the folder of the file that names it."""
+    return str(PurePosixPath(folder) / path)

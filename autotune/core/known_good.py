@@ -1,0 +1,89 @@
+"""Words of the known-good: the story as comments, the proof, and a script without autotune."""
+
+import json
+import shlex
+from typing import Any
+
+from autotune.core.allocator import NEW_NAME, OLD_NAME, show
+from autotune.core.history import Story
+from autotune.core.plan import Plan
+from autotune.core.sentence import changed_from_start, say_plan, tell_story
+
+
+def story_comments(story: Story, plan: Plan) -> str:
+    """Return the story of the run as YAML or shell comments."""
+    proof = story.proof
+    lines = [
+        "Known-good configuration, written by autotune.",
+        f"The plan that ran: {say_plan(plan)}.",
+        f"Changed against the job as given: {changed_from_start(story, plan)}.",
+        f"Proof: {proof.why if proof else 'unproven; the job asked for no proof'}.",
+        "",
+        "The story:",
+        *tell_story(story),
+    ]
+    return "".join(f"# {line}".rstrip() + "\n" for text in lines for line in text.split("\n"))
+
+
+def proof_file(story: Story, plan: Plan) -> dict[str, Any]:
+    """Return the content of proof.json."""
+    proof = story.proof
+    return {
+        "proven": bool(proof and proof.ok),
+        "why": proof.why if proof else "unproven: the job asked for no proof",
+        "step": proof.step if proof else None,
+        "loss": proof.loss if proof else None,
+        "eval_loss": proof.eval_loss if proof else None,
+        "peak_bytes": proof.peak_bytes if proof else None,
+        "attempts": len(story.attempts),
+        "plan": say_plan(plan),
+    }
+
+
+def launch_script(
+    name: str, argv: tuple[str, ...], env: dict[str, str], env_from: list[str], comments: str
+) -> str:
+    """Return a POSIX shell script that starts the training without autotune.
+
+    `argv` begins with the interpreter; names in `env_from` hold secrets and are only named.
+    """
+    python, *rest = argv
+    exports = [f"export {key}={shlex.quote(value)}" for key, value in sorted(env.items())]
+    needed = [f': "${{{key}:?export {key} first}}"' for key in env_from]
+    command = " ".join(shlex.quote(part) for part in rest)
+    return "\n".join(
+        [
+            "#!/bin/sh",
+            f"# Trains {name} with the known-good plan, without autotune: sh launch.sh",
+            "# Checkpoints go to `output` beside this file; PYTHON names another interpreter.",
+            comments.rstrip("\n"),
+            "set -eu",
+            'cd "$(dirname "$0")"',
+            *exports,
+            *needed,
+            f'exec "${{PYTHON:-{_in_quotes(python)}}}" {command}',
+            "",
+        ]
+    )
+
+
+def _in_quotes(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
+
+
+def allocator_environment(
+    settings: tuple[tuple[str, str], ...], names_new: bool
+) -> dict[str, str]:
+    """Return the environment that puts allocator settings into force; empty without any.
+
+    The old name alone is set for torch before 2.9, which does not read the new one; later
+    versions warn when they meet the old name.
+    """
+    if not settings:
+        return {}
+    return {(NEW_NAME if names_new else OLD_NAME): show(settings)}
+
+
+def as_json(value: Any) -> str:
+    """Return JSON as our files hold it."""
+    return json.dumps(value, indent=1) + "\n"

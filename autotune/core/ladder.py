@@ -1,0 +1,121 @@
+"""Chooses the next rung against a failure, and says why each rung before it was passed over."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autotune.core.budget import cause_spent, rule_spent
+from autotune.core.carry import Carry, CarryKind
+from autotune.core.compatibility import conflicts
+from autotune.core.failure import Failure
+from autotune.core.history import Story
+from autotune.core.job import Job
+from autotune.core.plan import Plan, changes
+from autotune.core.policy import Policy, Rule
+from autotune.core.record import PassedOver, Remedy
+from autotune.core.rung import Result, Rung, Scene
+
+# A failure of the setting itself: while these fields have the value it failed with, it would
+# fail again, whatever else changes.
+BROKEN_BY: dict[Failure, tuple[str, ...]] = {
+    Failure.OFFLOAD_DEVICE: ("offload_optimizer", "offload_param"),
+    Failure.QUANTIZATION_CONFLICT: ("quantization",),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The next plan with its remedy and carry; without a plan, why there is none."""
+
+    plan: Plan | None
+    carry: Carry | None
+    remedy: Remedy | None
+    why_not: str = ""
+    passed_over: tuple[PassedOver, ...] = ()
+
+
+@dataclass(frozen=True)
+class Means:
+    """What the choice may use: the owner's word, the policy, the rungs there are, and the carry."""
+
+    job: Job
+    policy: Policy
+    rungs: dict[str, Rung]
+    carry_to: Callable[[Plan], Carry]
+
+
+def choose(scene: Scene, story: Story, means: Means) -> Choice:
+    """Return the first rung of the matching rule that applies, keeps and carries."""
+    place, rule = means.policy.rule_for(scene)
+    enough = cause_spent(story, means.policy, scene.diagnosis.failure) or rule_spent(
+        story, place, rule
+    )
+    if enough:
+        return Choice(None, None, None, enough)
+    if not rule.try_:
+        return Choice(None, None, None, rule.why)
+    passed: list[PassedOver] = []
+    for name in rule.try_:
+        rung = means.rungs[name]
+        reason = _refused(rung, means.job) or _inapplicable(rung, scene)
+        if reason is None:
+            plan = rung.apply(scene)
+            carry = means.carry_to(plan)
+            reason = _unfit(rung, plan, carry, scene, story)
+            if reason is None:
+                remedy = _remedy(rung, rule, place, scene.plan, plan, tuple(passed))
+                return Choice(plan, carry, remedy)
+        passed.append(PassedOver(name, reason))
+    why = f"no rung is left against `{scene.diagnosis.failure.value}`"
+    return Choice(None, None, None, why, tuple(passed))
+
+
+def _remedy(
+    rung: Rung, rule: Rule, place: int, before: Plan, after: Plan, passed: tuple[PassedOver, ...]
+) -> Remedy:
+    return Remedy(
+        rung=rung.name,
+        changes=changes(before, after),
+        rule=place,
+        why=rule.why,
+        spend=rule.spend == "yes",
+        pause_seconds=rule.pause,
+        passed_over=passed,
+    )
+
+
+def _refused(rung: Rung, job: Job) -> str | None:
+    if rung.name in job.forbid:
+        return "the job forbids it"
+    if rung.result is Result.CHANGED and rung.name not in job.allow:
+        return f"it changes what is learned; the job may allow it with `allow: [{rung.name}]`"
+    return None
+
+
+def _inapplicable(rung: Rung, scene: Scene) -> str | None:
+    missing = sorted(rung.knobs - scene.around.knobs)
+    if missing:
+        return f"the framework has no knob for {', '.join(missing)}"
+    return rung.applies(scene)
+
+
+def _unfit(rung: Rung, plan: Plan, carry: Carry, scene: Scene, story: Story) -> str | None:
+    clash = conflicts(plan, scene.around.device, scene.around.versions)
+    if clash:
+        return clash[0].why
+    if carry.kind is CarryKind.IMPOSSIBLE:
+        return carry.why
+    if carry.needs_consent:
+        return f"{carry.why}; the job may allow it with `allow: [{carry.needs_consent}]`"
+    if rung.changes_nothing:
+        return None
+    for attempt in story.attempts:
+        if attempt.failure is None:
+            continue
+        if attempt.plan == plan and attempt.failure is not Failure.NONE:
+            return f"attempt {attempt.number} ran this plan and ended with {attempt.failure.value}"
+        for setting in BROKEN_BY.get(attempt.failure, ()):
+            value = getattr(attempt.plan, setting)
+            turned_on = getattr(plan, setting) == value != getattr(scene.plan, setting)
+            if turned_on and value not in (False, "none"):
+                return f"{setting} {value} failed in attempt {attempt.number}"
+    return None

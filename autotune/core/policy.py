@@ -1,0 +1,116 @@
+"""A policy says, as data, which rungs answer which failure and when enough is enough."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from autotune.core.evidence import Diagnosis
+from autotune.core.facts import FACTS
+from autotune.core.failure import Failure
+from autotune.core.fault import Fault, nearest
+from autotune.core.rung import Rung, Scene
+from autotune.core.units import parse_bytes, parse_seconds
+
+ANYTHING = "anything"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds)]
+
+
+class Thresholds(_Strict):
+    """Every number this policy uses, with its unit; messages print the one they used."""
+
+    same_cause: int = Field(ge=1, description="attempts ended by one failure without progress")
+    stop_grace: Seconds = Field(description="for a save at the next step boundary when stopping")
+    rank_grace: Seconds = Field(description="for the other ranks to end after the first has died")
+    term_grace: Seconds = Field(description="between SIGTERM and SIGKILL")
+    release: Seconds = Field(description="longest wait for the memory of a dead attempt")
+    cuda_context: Bytes = Field(description="taken outside the allocator's cap on each GPU")
+
+
+class Rule(_Strict):
+    """One answer: for this failure, under these facts, try these rungs in this order."""
+
+    when: str
+    and_: list[str] = Field(default=[], alias="and")
+    try_: list[str] = Field(alias="try", description="empty: stop, and say why")
+    spend: Literal["yes", "no"] = Field(description="whether the attempt counts against the limit")
+    at_most: int | None = Field(default=None, ge=1, description="times in a row without progress")
+    pause: Seconds = Field(default=0.0, description="before the next attempt")
+    why: str
+
+
+class Policy(_Strict):
+    """An ordered list of rules, first match wins, the last one for anything."""
+
+    name: str
+    summary: str
+    limits: Thresholds
+    rules: list[Rule]
+
+    def rule_for(self, scene: Scene) -> tuple[int, Rule]:
+        """Return the first rule that matches and its place, counted from 1."""
+        for place, rule in enumerate(self.rules, 1):
+            if _matches(rule, scene.diagnosis) and all(FACTS[fact](scene) for fact in rule.and_):
+                return place, rule
+        raise AssertionError("a loaded policy ends with a rule for anything")
+
+
+class Derived(_Strict):
+    """A policy that is another one without some rungs."""
+
+    name: str
+    summary: str
+    extends: str
+    without: list[str]
+
+    def of(self, base: Policy) -> Policy:
+        """Return `base` under this name, its rules trying everything but what is left out."""
+        rules = [
+            rule.model_copy(update={"try_": [n for n in rule.try_ if n not in self.without]})
+            for rule in base.rules
+        ]
+        return Policy.model_construct(
+            name=self.name, summary=self.summary, limits=base.limits, rules=rules
+        )
+
+
+def _matches(rule: Rule, diagnosis: Diagnosis) -> bool:
+    return rule.when in (ANYTHING, diagnosis.failure.value)
+
+
+def faults_of(policy: Policy, rungs: dict[str, Rung], where: str) -> list[Fault]:
+    """Return what is wrong with a policy beyond its shape: unknown names and missing answers."""
+    faults = []
+    failures = {failure.value for failure in Failure}
+    for place, rule in enumerate(policy.rules, 1):
+        at = f"{where}, rule {place}"
+        if rule.when not in failures | {ANYTHING}:
+            hint = nearest(rule.when, failures | {ANYTHING})
+            faults.append(Fault(f"`{rule.when}` is not a failure autotune knows", at, hint))
+        faults += [
+            Fault(f"`{fact}` is not a fact a rule can ask about", at, nearest(fact, FACTS))
+            for fact in rule.and_
+            if fact not in FACTS
+        ]
+        faults += [
+            Fault(f"`{name}` is not a rung", at, nearest(name, rungs))
+            for name in rule.try_
+            if name not in rungs
+        ]
+        if rule.when == ANYTHING and (rule.and_ or place != len(policy.rules)):
+            text = "the rule for `anything` must be the last one and ask for no facts"
+            faults.append(Fault(text, at, "move it to the end, or name a failure"))
+        unbounded = [n for n in rule.try_ if n in rungs and rungs[n].changes_nothing]
+        if unbounded and rule.at_most is None:
+            text = f"`{unbounded[0]}` changes nothing, so this rule could repeat for ever"
+            faults.append(Fault(text, at, "give the rule `at_most: N`"))
+    if not policy.rules or policy.rules[-1].when != ANYTHING:
+        text = "the last rule must be for `anything`, so that no failure goes unanswered"
+        faults.append(Fault(text, where, "end the list with `when: anything`"))
+    return faults

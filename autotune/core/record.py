@@ -1,0 +1,230 @@
+"""The steps autotune can decide on, and the records its journal is made of."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from autotune.core.carry import Carry
+from autotune.core.codec import CodecError, from_plain, to_plain
+from autotune.core.evidence import Diagnosis, Evidence
+from autotune.core.plan import Change, Plan
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A rung that was looked at and not taken, and why."""
+
+    rung: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What was chosen against a failure, by which rule, and what was passed over on the way."""
+
+    rung: str
+    changes: tuple[Change, ...]
+    rule: int  # its place in the policy, counted from 1
+    why: str
+    spend: bool
+    pause_seconds: float = 0.0
+    passed_over: tuple[PassedOver, ...] = ()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Start an attempt."""
+
+    attempt: int
+    plan: Plan
+    carry: Carry
+    checkpoint: str | None  # name of the checkpoint it starts from, inside the run folder
+    checkpoint_step: int
+    remedy: Remedy | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Let time pass, so that something outside can change."""
+
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Prove:
+    """Load the last checkpoint in a throwaway process, run one step and one evaluation."""
+
+    plan: Plan
+    attempt: int  # that finished
+    checkpoint: str
+    checkpoint_step: int
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The training ran; write the known-good."""
+
+    plan: Plan
+    attempt: int
+    why: str
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Nothing is left that the owner allows."""
+
+    why: str
+    passed_over: tuple[PassedOver, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End now, to be gone on with later."""
+
+    why: str
+
+
+Step = Launch | Wait | Prove | Finish | GiveUp | Stop
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The first record: which job, under which policy, where."""
+
+    run_id: str
+    job_name: str
+    identity: str  # digest of what makes it this job: name, framework, settings, global batch
+    plan: Plan  # the job's own settings
+    device: str
+    versions: dict[str, str] = field(default_factory=dict)
+    policy: str = ""
+    policy_digest: str = ""
+    autotune: str = ""
+
+
+@dataclass(frozen=True)
+class WentOn:
+    """A supervisor took the run up again, perhaps with an edited job or policy."""
+
+    pid: int
+    policy: str
+    policy_digest: str
+    job_digest: str
+    autotune: str = ""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A step was decided on; written before it is done."""
+
+    step: Step
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The checkpoint of an attempt was converted into its staged copy, or could not be."""
+
+    attempt: int
+    ok: bool
+    resume: str | None = None  # inside the run folder
+    why: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class AttemptStarted:
+    """The training's processes run; the three figures name the launcher without doubt."""
+
+    attempt: int
+    pid: int
+    process_started: float  # as the kernel counts it, seconds
+    boot_id: str
+
+
+@dataclass(frozen=True)
+class AttemptEnded:
+    """An attempt is over and nothing of it runs any more."""
+
+    attempt: int
+    evidence: Evidence
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True)
+class Waited:
+    """A wait is over."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Proved:
+    """What the throwaway process found."""
+
+    ok: bool
+    why: str
+    step: int | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class StopAsked:
+    """Somebody asked the run to end."""
+
+    by: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The supervisor's last word on this start."""
+
+    state: str  # finished | gave_up | stopped
+    exit_code: int
+
+
+Event = (
+    RunStarted | WentOn | Decided | Prepared | AttemptStarted | AttemptEnded | Waited | Proved
+    | StopAsked | Ended
+)  # fmt: skip
+
+_STEPS: dict[str, type[Any]] = {
+    "launch": Launch, "wait": Wait, "prove": Prove, "finish": Finish, "give_up": GiveUp,
+    "stop": Stop,
+}  # fmt: skip
+_EVENTS: dict[str, type[Any]] = {
+    "run_started": RunStarted, "went_on": WentOn, "decided": Decided, "prepared": Prepared,
+    "attempt_started": AttemptStarted, "attempt_ended": AttemptEnded, "waited": Waited,
+    "proved": Proved, "stop_asked": StopAsked, "ended": Ended,
+}  # fmt: skip
+_NAMES = {kind: name for name, kind in (_STEPS | _EVENTS).items()}
+
+
+def encode(event: Event, at: float) -> dict[str, Any]:
+    """Return one journal line; `at` is wall-clock seconds, for people only."""
+    head = {"v": SCHEMA, "at": round(at, 3), "event": _NAMES[type(event)]}
+    if isinstance(event, Decided):
+        return {**head, "step": _NAMES[type(event.step)], **to_plain(event.step)}
+    return {**head, **to_plain(event)}
+
+
+def decode(line: dict[str, Any]) -> Event:
+    """Return the event of one journal line; raises CodecError when it is not one of ours."""
+    if line.get("v") != SCHEMA:
+        raise CodecError(f"journal schema {line.get('v')!r} is not the {SCHEMA} we write")
+    kind = _EVENTS.get(line.get("event", ""))
+    if kind is None:
+        raise CodecError(f"{line.get('event')!r} is not an event we write")
+    if kind is not Decided:
+        event: Event = from_plain(kind, line)
+        return event
+    step = _STEPS.get(line.get("step", ""))
+    if step is None:
+        raise CodecError(f"{line.get('step')!r} is not a step we decide on")
+    return Decided(from_plain(step, line))
+
+

@@ -1,0 +1,144 @@
+"""Says what happened in one sentence each, always in the same grammar."""
+
+from autotune.core.failure import Failure
+from autotune.core.history import Attempt, Story
+from autotune.core.plan import Plan, changes
+from autotune.core.record import (
+    AttemptEnded,
+    Decided,
+    Ended,
+    Event,
+    Finish,
+    GiveUp,
+    Launch,
+    Prepared,
+    Prove,
+    Proved,
+    RunStarted,
+    Stop,
+    StopAsked,
+    Wait,
+)
+from autotune.core.units import show_bytes, show_seconds
+
+
+def say(event: Event) -> str | None:
+    """Return the sentence for an event, or None for one that people need not hear of."""
+    if isinstance(event, RunStarted):
+        return f"run {event.job_name} begins on the {event.device} under policy {event.policy}"
+    if isinstance(event, Decided):
+        return _say_step(event.step)
+    if isinstance(event, Prepared):
+        if event.ok:
+            return f"checkpoint converted for attempt {event.attempt} in {event.seconds:.0f} s"
+        return f"checkpoint could not be converted for attempt {event.attempt}: {event.why}"
+    if isinstance(event, AttemptEnded):
+        return _say_ended(event)
+    if isinstance(event, Proved):
+        return f"known-good {'proven' if event.ok else 'unproven'}: {event.why}"
+    if isinstance(event, StopAsked):
+        return f"asked to stop by {event.by}"
+    if isinstance(event, Ended):
+        return {
+            "finished": "finished",
+            "gave_up": "gave up; what was tried stands above and in the journal",
+            "stopped": "stopped; the same command goes on from here",
+        }.get(event.state, event.state)
+    return None
+
+
+def _say_step(step: object) -> str | None:
+    if isinstance(step, Launch):
+        return say_launch(step)
+    if isinstance(step, Wait):
+        return f"waiting {show_seconds(step.seconds)}: {step.why}"
+    if isinstance(step, Prove):
+        return f"proving the plan of attempt {step.attempt} from step {step.checkpoint_step}"
+    if isinstance(step, GiveUp):
+        lines = [f"giving up: {step.why}"]
+        lines += [f"  not {passed.rung}: {passed.why}" for passed in step.passed_over]
+        return "\n".join(lines)
+    if isinstance(step, (Finish, Stop)):
+        return None  # told by the event that follows at once
+    raise AssertionError(f"a step without words: {step}")
+
+
+def say_launch(launch: Launch) -> str:
+    """Return what is started and why."""
+    start = "starts fresh"
+    if launch.checkpoint_step:
+        start = f"resumes at step {launch.checkpoint_step}"
+        if launch.carry.conversions:
+            start += " from a converted copy"
+    if launch.remedy is None:
+        return f"attempt {launch.attempt}: {say_plan(launch.plan)}; {start} ({launch.why})"
+    what = ", ".join(str(change) for change in launch.remedy.changes) or "nothing changes"
+    return f"attempt {launch.attempt}: {launch.remedy.rung} ({what}); {start}"
+
+
+def say_plan(plan: Plan) -> str:
+    """Return a plan in a few words."""
+    words = [
+        f"micro-batch {plan.micro_batch} × accumulation {plan.accumulation} × "
+        f"{plan.world_size} {'rank' if plan.world_size == 1 else 'ranks'}",
+        f"ZeRO {plan.zero_stage}",
+        plan.dtype,
+        "LoRA" if plan.method == "lora" else "full",
+    ]
+    words += ["4-bit"] if plan.quantization != "none" else []
+    words += ["activation checkpointing"] if plan.activation_checkpointing else []
+    words += ["optimizer offload"] if plan.offload_optimizer else []
+    words += ["parameter offload"] if plan.offload_param else []
+    return ", ".join(words)
+
+
+def _say_ended(event: AttemptEnded) -> str:
+    evidence, diagnosis = event.evidence, event.diagnosis
+    if evidence.finished:
+        return f"attempt {event.attempt} trained to step {evidence.total_steps}{_memory(event)}"
+    if diagnosis.failure is Failure.NONE and evidence.ended_by_us:
+        return f"attempt {event.attempt} was interrupted at step {evidence.step or 0}"
+    where = "" if diagnosis.rank is None else f" on rank {diagnosis.rank}"
+    phase = "" if diagnosis.phase is None else f" in {diagnosis.phase.value}"
+    step = f" at step {evidence.step}" if evidence.step else " before the first step"
+    ended = f"attempt {event.attempt} ended: {diagnosis.failure.value}{where}{phase}{step}"
+    return f"{ended}{_memory(event)}; {diagnosis.why}"
+
+
+def _memory(event: AttemptEnded) -> str:
+    memory = event.evidence.memory
+    if memory.peak_bytes is None:
+        return ""
+    limit = f" of {show_bytes(memory.limit_bytes)}" if memory.limit_bytes else ""
+    return f" (seen at most {show_bytes(memory.peak_bytes)}{limit})"
+
+
+def tell_story(story: Story) -> list[str]:
+    """Return the whole run as sentences, for the known-good and for giving up."""
+    lines = []
+    for attempt in story.attempts:
+        lines.append(say_launch(attempt.launch))
+        if attempt.launch.remedy:
+            lines.append(f"  because: {attempt.launch.remedy.why}")
+            for passed in attempt.launch.remedy.passed_over:
+                lines.append(f"  not {passed.rung}: {passed.why}")
+        if attempt.evidence and attempt.diagnosis:
+            lines.append(
+                _say_ended(AttemptEnded(attempt.number, attempt.evidence, attempt.diagnosis))
+            )
+    return lines
+
+
+def lost_steps(attempt: Attempt) -> int | None:
+    """Return the optimizer steps an ended attempt ran beyond its last checkpoint."""
+    if attempt.evidence is None or attempt.evidence.step is None:
+        return None
+    kept = max(attempt.evidence.checkpoint_step or 0, attempt.launch.checkpoint_step)
+    return max(0, attempt.evidence.step - kept)
+
+
+def changed_from_start(story: Story, plan: Plan) -> str:
+    """Return what a plan changes against the job's own settings."""
+    if story.started is None:
+        return ""
+    return ", ".join(str(change) for change in changes(story.started.plan, plan)) or "nothing"

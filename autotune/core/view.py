@@ -1,0 +1,124 @@
+"""What the events of one attempt add up to: where each rank is, and what it reported last."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autotune.core.evidence import RankException
+from autotune.core.failure import Phase
+
+Event = Mapping[str, Any]
+
+
+@dataclass
+class View:
+    """Grows event by event; a value of the wrong type is passed over, never trusted."""
+
+    ranks: dict[int, int] = field(default_factory=dict)  # rank to process id
+    ended: set[int] = field(default_factory=set)  # ranks that said they were done
+    phase: Phase | None = None
+    step: int | None = None
+    total: int | None = None
+    loss: float | None = None
+    first_loss: float | None = None
+    learning_rate: float | None = None
+    step_seconds: float | None = None
+    checkpoint_step: int | None = None
+    eval_loss: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)  # in force, from rank 0
+    exceptions: list[RankException] = field(default_factory=list)
+    proven: dict[str, Any] | None = None
+    stopped_step: int | None = None
+    last_at: float | None = None
+
+    def see(self, event: Event) -> None:
+        """Take one event into account."""
+        rank = _whole(event.get("rank"))
+        if rank is None:
+            return
+        self.last_at = _number(event.get("t")) or self.last_at
+        reader = getattr(self, f"_see_{event.get('kind')}", None)
+        if reader is not None:
+            reader(rank, event)
+
+    def _see_start(self, rank: int, event: Event) -> None:
+        pid = _whole(event.get("pid"))
+        if pid is not None and pid > 1:
+            self.ranks[rank] = pid
+
+    def _see_phase(self, rank: int, event: Event) -> None:
+        phase = _phase(event.get("phase"))
+        if phase is not None and rank == min(self.ranks, default=rank):
+            self.phase = phase
+
+    def _see_settings(self, rank: int, event: Event) -> None:
+        if rank == 0:
+            known = ("t", "rank", "kind", "attempt")
+            self.settings = {k: v for k, v in event.items() if k not in known}
+            self.total = _whole(event.get("total_steps")) or self.total
+
+    def _see_step(self, rank: int, event: Event) -> None:
+        step = _whole(event.get("step"))
+        if step is None or rank != 0:
+            return
+        self.step = step
+        self.total = _whole(event.get("total")) or self.total
+        self.loss = _number(event.get("loss"))
+        if self.first_loss is None:
+            self.first_loss = self.loss
+        self.learning_rate = _number(event.get("lr"))
+        self.step_seconds = _number(event.get("seconds"))
+
+    def _see_eval(self, _: int, event: Event) -> None:
+        self.eval_loss = _number(event.get("loss"))
+
+    def _see_checkpoint(self, _: int, event: Event) -> None:
+        self.checkpoint_step = _whole(event.get("step")) or self.checkpoint_step
+
+    def _see_stopped(self, rank: int, event: Event) -> None:
+        self.ended.add(rank)
+        self.stopped_step = _whole(event.get("step"))
+
+    def _see_finished(self, rank: int, event: Event) -> None:
+        self.ended.add(rank)
+        self.total = _whole(event.get("total")) or self.total
+
+    def _see_proven(self, rank: int, event: Event) -> None:
+        self.ended.add(rank)
+        if rank == 0:
+            self.proven = dict(event)
+
+    def _see_exception(self, rank: int, event: Event) -> None:
+        if len(self.exceptions) >= 64:  # more ranks than one server has: somebody writes junk
+            return
+        memory = event.get("memory")
+        memory = memory if isinstance(memory, dict) else {}
+        self.exceptions.append(
+            RankException(
+                rank=rank,
+                type=str(event.get("type", ""))[:200],
+                message=str(event.get("message", ""))[:4000],
+                phase=_phase(event.get("phase")),
+                step=_whole(event.get("step")),
+                traceback=str(event.get("traceback", ""))[-8000:],
+                at=_number(event.get("t")),
+                data_bytes=_whole(memory.get("data_bytes")),
+                allocated_bytes=_whole(memory.get("allocated_bytes")),
+                reserved_bytes=_whole(memory.get("reserved_bytes")),
+            )
+        )
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def _phase(value: Any) -> Phase | None:
+    return next((phase for phase in Phase if phase.value == value), None)

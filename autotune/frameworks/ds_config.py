@@ -1,0 +1,134 @@
+"""A DeepSpeed configuration: read for where a plan starts, edited key by key for the next."""
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+from autotune.core.fault import Fault
+from autotune.core.plan import Plan
+
+Config = dict[str, Any]
+
+AUTO = "auto"
+BATCH_KEYS = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+)
+# DeepSpeed's own default (runtime/zero/config.py): one bucket is then 1 GB in bf16.
+DEFAULT_BUCKET = 500_000_000
+
+
+def with_plan(config: Config, plan: Plan) -> Config:
+    """Return a copy of `config` that carries out `plan`; whatever the plan does not name stays.
+
+    Defaults that moved between DeepSpeed releases are written out when the user left them open:
+    gradient clipping (0.19.3) is left to the caller, pinned memory (0.19.5) is stated here.
+    """
+    edited = copy.deepcopy(config)
+    edited["train_batch_size"] = plan.global_batch
+    edited["train_micro_batch_size_per_gpu"] = plan.micro_batch
+    edited["gradient_accumulation_steps"] = plan.accumulation
+    edited["bf16"] = {**_table(edited, "bf16"), "enabled": plan.dtype == "bf16"}
+    edited["fp16"] = {**_table(edited, "fp16"), "enabled": plan.dtype == "fp16"}
+    zero = _table(edited, "zero_optimization")
+    zero["stage"] = plan.zero_stage
+    zero["reduce_bucket_size"] = plan.reduce_bucket
+    zero["allgather_bucket_size"] = plan.allgather_bucket
+    zero.setdefault("overlap_comm", False)
+    zero["round_robin_gradients"] = plan.round_robin_gradients
+    if plan.zero_stage == 3:
+        zero["sub_group_size"] = plan.sub_group_size
+        zero["stage3_gather_16bit_weights_on_model_save"] = plan.gather_on_save
+        if zero.get("stage3_prefetch_bucket_size", AUTO) == AUTO:
+            zero["stage3_prefetch_bucket_size"] = min(50_000_000, plan.reduce_bucket)
+    _offload(zero, "offload_optimizer", plan.offload_optimizer)
+    _offload(zero, "offload_param", plan.offload_param)
+    edited["zero_optimization"] = zero
+    return edited
+
+
+def with_overrides(config: Config, overrides: Iterable[tuple[str, bool | int]]) -> Config:
+    """Return a copy of `config` with keys set by dotted path."""
+    edited = copy.deepcopy(config)
+    for path, value in overrides:
+        *tables, key = path.split(".")
+        table = edited
+        for name in tables:
+            table = table.setdefault(name, {})
+        table[key] = value
+    return edited
+
+
+def _table(config: Config, key: str) -> Config:
+    value = config.get(key)
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _offload(zero: Config, key: str, wanted: bool) -> None:
+    if not wanted:
+        zero.pop(key, None)
+        return
+    table = _table(zero, key)
+    if table.get("device", "none") == "none":
+        table["device"] = "cpu"
+    table.setdefault("pin_memory", False)
+    zero[key] = table
+
+
+def stage(config: Config) -> int | None:
+    """Return the ZeRO stage the configuration asks for, or None where it says nothing."""
+    value = _table(config, "zero_optimization").get("stage")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def offloads(config: Config, key: str) -> bool:
+    """Return whether `offload_optimizer` or `offload_param` names a device."""
+    table = _table(_table(config, "zero_optimization"), key)
+    return table.get("device", "none") not in ("none", None)
+
+
+def flag(config: Config, key: str) -> bool:
+    """Return whether a switch of `zero_optimization` is on; silence means off."""
+    return _table(config, "zero_optimization").get(key) is True
+
+
+def number(config: Config, key: str, default: int) -> int:
+    """Return a whole number of `zero_optimization`, or `default` where it says nothing."""
+    value = _table(config, "zero_optimization").get(key, AUTO)
+    return int(value) if isinstance(value, (int, float)) and value > 0 else default
+
+
+def batch_faults(config: Config, world: int, micro: int, total: int, where: str) -> list[Fault]:
+    """Return where the configuration's batch keys disagree with each other or with the job."""
+    accumulation = total // (world * micro) if total % (world * micro) == 0 else None
+    wanted = dict(zip(BATCH_KEYS, (total, micro, accumulation), strict=True))
+    faults = []
+    for key in BATCH_KEYS:
+        value = config.get(key, AUTO)
+        if value == AUTO or wanted[key] is None or value == wanted[key]:
+            continue
+        what = f"`{key}` is {value!r} in the DeepSpeed configuration, and the job makes it "
+        what += f"{wanted[key]} ({world} ranks, micro-batch {micro}, global batch {total})"
+        faults.append(Fault(what, where, 'write "auto" there; autotune fills it in'))
+    return faults
+
+
+def shape_faults(config: Config, where: str) -> list[Fault]:
+    """Return what DeepSpeed or the built-in trainer would refuse at start."""
+    faults = []
+    zero = config.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        return [Fault("`zero_optimization` must be a mapping", where, "see DeepSpeed's reference")]
+    if offloads(config, "offload_param") and stage(config) != 3:
+        text = "`offload_param` works at ZeRO stage 3 only"
+        faults.append(Fault(text, where, "set `stage: 3`, or take `offload_param` out"))
+    for key in ("optimizer", "scheduler"):
+        if key in config:
+            text = f"the built-in trainer brings its own {key}; a `{key}` block would override it"
+            faults.append(Fault(text, where, f"take `{key}` out; set it under `settings`"))
+    for key in ("autotuning", "elasticity"):
+        if key in config:
+            text = f"`{key}` changes the batch behind autotune's back"
+            faults.append(Fault(text, where, f"take `{key}` out"))
+    return faults

@@ -1,0 +1,299 @@
+"""The built-in trainer as a framework: its settings in the job, and the file its child reads."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from autotune.core.allocator import parse
+from autotune.core.decide import OPTIMIZER
+from autotune.core.fault import Fault
+from autotune.core.job import Job, absolute
+from autotune.core.plan import Dtype, Plan
+from autotune.frameworks import ds_config
+from autotune.frameworks.framework import Looked, Program, Setting
+
+Number = Annotated[float, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Lora(_Strict):
+    """The adapters of `method: lora` and `method: qlora`."""
+
+    rank: int = Field(default=8, ge=1)
+    alpha: Number = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+
+
+class Data(_Strict):
+    """What is learned: JSON lines of messages, prompt and completion, or text."""
+
+    train: str
+    eval: str | None = None
+    eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    sequence: int = Field(ge=8, description="tokens per sample; longer samples are cut")
+    response_only: bool = True
+    shuffle: bool = True
+
+
+class FinetuneSettings(_Strict):
+    """`settings` of a job with `framework: finetune`."""
+
+    model: str | dict[str, Any] = Field(description="a model folder, or an architecture config")
+    tokenizer: str | None = Field(default=None, description="a folder; default: the model's")
+    trust_remote_code: bool = False
+    method: Literal["full", "lora", "qlora"]
+    lora: Lora = Lora()
+    data: Data
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    max_steps: int | None = Field(default=None, ge=1)
+    learning_rate: Annotated[float, Field(gt=0)]
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: Number = 0.0
+    adam_betas: tuple[float, float] | list[float] = (0.9, 0.999)
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    max_grad_norm: Number = 1.0
+    seed: int = Field(default=1, ge=0)
+    eval_every: int | None = Field(default=None, ge=1, description="optimizer steps")
+    eval_micro_batch: int | None = Field(default=None, ge=1, description="default: the micro-batch")
+    dtype: Dtype = "bf16"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    activation_checkpointing: bool = False
+    zero_stage: Literal[1, 2, 3] | None = Field(default=None, description="default: 2")
+    offload_optimizer: bool | None = None
+    offload_param: bool | None = None
+    gather_on_save: bool = Field(default=True, description="ZeRO 3: save whole weights too")
+    deepspeed: str | dict[str, Any] | None = Field(
+        default=None, description="a DeepSpeed configuration or its file, edited key by key"
+    )
+
+
+# Every setting of a plan is a knob of our own trainer.
+KNOBS = frozenset(Plan.__dataclass_fields__)
+
+
+def settings_of(job: Job) -> FinetuneSettings:
+    """Return the job's settings; raises pydantic's ValidationError when they are wrong."""
+    return FinetuneSettings.model_validate(job.settings)
+
+
+class Finetune:
+    """HF Trainer, peft and bitsandbytes under DeepSpeed, in one self-contained file."""
+
+    name = "finetune"
+    knobs = KNOBS
+
+    def start(self, job: Job, looked: Looked, world_size: int) -> Plan:
+        """Return the plan of the job's own settings."""
+        settings = settings_of(job)
+        config = dict(looked.deepspeed)
+        stage = settings.zero_stage or ds_config.stage(config) or 2
+        return Plan(
+            world_size=world_size,
+            micro_batch=job.batch.micro,
+            accumulation=max(1, job.batch.global_ // (world_size * job.batch.micro)),
+            eval_micro_batch=settings.eval_micro_batch or job.batch.micro,
+            method="full" if settings.method == "full" else "lora",
+            quantization="nf4" if settings.method == "qlora" else "none",
+            dtype=settings.dtype,
+            activation_checkpointing=settings.activation_checkpointing,
+            zero_stage=stage,
+            offload_optimizer=_first(
+                settings.offload_optimizer, ds_config.offloads(config, "offload_optimizer")
+            ),
+            offload_param=_first(
+                settings.offload_param, ds_config.offloads(config, "offload_param")
+            ),
+            reduce_bucket=ds_config.number(
+                config, "reduce_bucket_size", ds_config.DEFAULT_BUCKET
+            ),
+            allgather_bucket=ds_config.number(
+                config, "allgather_bucket_size", ds_config.DEFAULT_BUCKET
+            ),
+            gather_on_save=settings.gather_on_save,
+            sub_group_size=ds_config.number(config, "sub_group_size", Plan.sub_group_size),
+            round_robin_gradients=ds_config.flag(config, "round_robin_gradients"),
+            allocator=parse(
+                job.env.get("PYTORCH_ALLOC_CONF", job.env.get("PYTORCH_CUDA_ALLOC_CONF", ""))
+            ),
+        )
+
+    def faults(self, job: Job, looked: Looked, world_size: int, where: str) -> list[Fault]:
+        """Return everything wrong with the job's settings, beyond their shape."""
+        settings = settings_of(job)
+        faults = _batch_faults(job, world_size, where)
+        config = dict(looked.deepspeed)
+        faults += ds_config.shape_faults(config, where)
+        faults += ds_config.batch_faults(
+            config, world_size, job.batch.micro, job.batch.global_, where
+        )
+        if (settings.epochs is None) == (settings.max_steps is None):
+            text = "the length of the training must be given once: `epochs` or `max_steps`"
+            faults.append(Fault(text, where, "keep one of the two"))
+        if isinstance(settings.model, dict) and settings.tokenizer is None:
+            text = "a model made from an architecture config brings no tokenizer"
+            faults.append(Fault(text, where, "name a tokenizer folder under `tokenizer`"))
+        stage = ds_config.stage(config)
+        if settings.zero_stage and stage is not None and stage != settings.zero_stage:
+            text = f"`zero_stage` is {settings.zero_stage}, and the DeepSpeed configuration says "
+            faults.append(Fault(text + str(stage), where, "keep one of the two"))
+        elif stage == 0:
+            text = "the built-in trainer runs at ZeRO stage 1, 2 or 3"
+            hint = "on one rank stage 1 costs nothing; stage 0 sums gradients in another precision"
+            faults.append(Fault(text, where, hint))
+        if settings.eval_every and not self.has_evaluation(job):
+            text = "`eval_every` is set, and there is nothing to evaluate on"
+            faults.append(Fault(text, where, "set `data.eval` or `data.eval_fraction`"))
+        return faults
+
+    def has_evaluation(self, job: Job) -> bool:
+        """Return whether the job evaluates during training."""
+        data = settings_of(job).data
+        return data.eval is not None or data.eval_fraction > 0
+
+    def program(self, setting: Setting) -> Program:
+        """Return the trainer's argument and the one file it reads."""
+        train = json.dumps(train_file(setting), indent=1)
+        return Program(argv=("train.json",), files={"train.json": train})
+
+
+def train_file(setting: Setting) -> dict[str, Any]:
+    """Return what the child reads; its schema is described in child/finetune.py."""
+    settings, plan, job = settings_of(setting.job), setting.plan, setting.job
+
+    def located(path: str | None) -> str | None:
+        return None if path is None else absolute(path, setting.job_folder)
+
+    model = settings.model
+    folder = located(model) if isinstance(model, str) else None
+    every = job.checkpoints.every
+    return {
+        "schema": 1,
+        "mode": setting.mode,
+        "model": {
+            "path": folder,
+            "config": model if isinstance(model, dict) else None,
+            "tokenizer": located(settings.tokenizer) or folder,
+            "trust_remote_code": settings.trust_remote_code,
+            "attention": settings.attention,
+            "dtype": plan.dtype,
+        },
+        "method": {
+            "kind": plan.method,
+            "quantization": plan.quantization,
+            "double_quantization": True,
+            "lora_rank": settings.lora.rank,
+            "lora_alpha": settings.lora.alpha,
+            "lora_dropout": settings.lora.dropout,
+            "lora_targets": settings.lora.targets,
+        },
+        "data": {
+            "train": located(settings.data.train),
+            "eval": located(settings.data.eval),
+            "eval_fraction": settings.data.eval_fraction,
+            "sequence": settings.data.sequence,
+            "packing": False,
+            "response_only": settings.data.response_only,
+            "shuffle": settings.data.shuffle,
+            "seed": settings.seed,
+        },
+        "schedule": {
+            "epochs": settings.epochs,
+            "max_steps": settings.max_steps,
+            "learning_rate": settings.learning_rate,
+            "scheduler": settings.scheduler,
+            "warmup_steps": settings.warmup_steps,
+            "weight_decay": settings.weight_decay,
+            "adam_betas": list(settings.adam_betas),
+            "adam_epsilon": settings.adam_epsilon,
+            "max_grad_norm": settings.max_grad_norm,
+            "optimizer": OPTIMIZER,
+            "seed": settings.seed,
+            "eval_every": settings.eval_every,
+        },
+        "batch": {
+            "global": plan.global_batch,
+            "micro": plan.micro_batch,
+            "accumulation": plan.accumulation,
+            "eval_micro": plan.eval_micro_batch,
+            "world_size": plan.world_size,
+        },
+        "activation_checkpointing": plan.activation_checkpointing,
+        "deepspeed": _deepspeed(setting, settings),
+        "memory": {"device": setting.device, "limit_bytes": job.devices.memory_limit},
+        "checkpoints": {
+            "dir": setting.checkpoints,
+            "every": None if every == "auto" else every,
+            "keep": job.checkpoints.keep,
+            "resume": setting.resume,
+        },
+        "channel": {
+            "events": f"{setting.folder}/events",
+            "control": setting.control,
+            "attempt": setting.attempt,
+        },
+    }
+
+
+def _deepspeed(setting: Setting, settings: FinetuneSettings) -> dict[str, Any]:
+    config = ds_config.with_plan(dict(setting.looked.deepspeed), setting.plan)
+    config.setdefault("gradient_clipping", settings.max_grad_norm)
+    config.setdefault("zero_allow_untested_optimizer", True)
+    config = ds_config.with_overrides(config, setting.ds_overrides)
+    if setting.load_universal:
+        config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
+    return config
+
+
+def _batch_faults(job: Job, world_size: int, where: str) -> list[Fault]:
+    total, micro = job.batch.global_, job.batch.micro
+    if total % world_size:
+        text = f"a global batch of {total} cannot be shared equally by {world_size} ranks"
+        near = max(world_size, total - total % world_size)
+        hint = f"use {near} or {near + world_size}, or another number of devices"
+        return [Fault(text, where, hint)]
+    per_rank = total // world_size
+    if per_rank % micro:
+        fits = ", ".join(str(n) for n in range(1, per_rank + 1) if per_rank % n == 0)
+        text = f"a global batch of {total} over {world_size} ranks is {per_rank} samples each, "
+        text += f"which micro-batches of {micro} cannot make"
+        return [Fault(text, where, f"micro-batches that can: {fits}")]
+    return []
+
+
+def _first(given: bool | None, otherwise: bool) -> bool:
+    return otherwise if given is None else given
+
+
+def settings_with_plan(
+    job: Job, config: ds_config.Config, plan: Plan, folder: str
+) -> dict[str, Any]:
+    """Return the job's `settings` starting at `plan`, with every path absolute."""
+    given = settings_of(job)
+    settings: dict[str, Any] = {
+        **job.settings,
+        "data": {**job.settings["data"], "train": absolute(given.data.train, folder)},
+        "method": "qlora" if plan.quantization == "nf4" else given.method,
+        "dtype": plan.dtype,
+        "activation_checkpointing": plan.activation_checkpointing,
+        "zero_stage": plan.zero_stage,
+        "offload_optimizer": plan.offload_optimizer,
+        "offload_param": plan.offload_param,
+        "eval_micro_batch": plan.eval_micro_batch,
+        "gather_on_save": plan.gather_on_save,
+    }
+    if given.data.eval:
+        settings["data"]["eval"] = absolute(given.data.eval, folder)
+    if isinstance(given.model, str):
+        settings["model"] = absolute(given.model, folder)
+    if given.tokenizer:
+        settings["tokenizer"] = absolute(given.tokenizer, folder)
+    # Batch keys belong to the job; everything else of the configuration that ran stays.
+    edited = ds_config.with_plan(config, plan)
+    settings["deepspeed"] = {k: v for k, v in edited.items() if k not in ds_config.BATCH_KEYS}
+    return settings

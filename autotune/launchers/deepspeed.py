@@ -1,0 +1,26 @@
+"""Starts ranks on one machine with DeepSpeed's own launcher."""
+
+from autotune.core.plan import Device
+
+
+def command(
+    python: str, program: tuple[str, ...], ranks: int, devices: tuple[int, ...], port: int
+) -> tuple[str, ...]:
+    """Return the argument list that starts `ranks` ranks of `program`.
+
+    `devices` are GPU indices, empty on the CPU; `port` is a free TCP port on this machine.
+    """
+    where = (
+        ("--include", "localhost:" + ",".join(str(index) for index in devices))
+        if devices
+        else ("--num_gpus", str(ranks))
+    )
+    return (
+        python, "-m", "deepspeed.launcher.runner", *where,
+        "--master_addr", "127.0.0.1", "--master_port", str(port), *program,
+    )  # fmt: skip
+
+
+def environment(device: Device) -> dict[str, str]:
+    """Return what the launcher and DeepSpeed read from the environment."""
+    return {"DS_ACCELERATOR": "cpu"} if device == "cpu" else {}

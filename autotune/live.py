@@ -1,0 +1,82 @@
+"""One started attempt: its processes, what it says, what it holds, and how it is spoken to."""
+
+from autotune.core.evidence import Gap
+from autotune.edges import Clock
+from autotune.world.cgroup import Cgroup
+from autotune.world.channel import AttemptChannel
+from autotune.world.gpu import Gpus
+from autotune.world.host import MemorySampler
+from autotune.world.process import RunningAttempt, process_alive
+from autotune.world.run_folder import RunFolder
+
+RELEASE_POLL_SECONDS = 0.5
+
+
+class LiveAttempt:
+    """An attempt and everything needed to watch it; `running` is None for a recovered one."""
+
+    def __init__(
+        self,
+        attempt: int,
+        running: RunningAttempt | None,
+        channel: AttemptChannel,
+        sampler: MemorySampler,
+        folder: RunFolder,
+        gpus: Gpus,
+        cgroup: Cgroup | Gap | None,
+        clock: Clock,
+        release_seconds: float,
+    ) -> None:
+        """Hold the parts together."""
+        self.attempt = attempt
+        self.channel = channel
+        self.sampler = sampler
+        self._running = running
+        self._folder = folder
+        self._gpus = gpus
+        self._cgroup = cgroup
+        self._clock = clock
+        self._release_seconds = release_seconds
+
+    @property
+    def child(self) -> RunningAttempt:
+        """The processes of an attempt that we started."""
+        if self._running is None:
+            raise AssertionError("a recovered attempt has no launcher of ours")
+        return self._running
+
+    def rank_died(self) -> bool:
+        """Return whether a rank is gone that did not say it was done."""
+        view = self.channel.view
+        if view.exceptions:
+            return True
+        return any(
+            rank not in view.ended and not process_alive(pid) for rank, pid in view.ranks.items()
+        )
+
+    def ask_save(self, by: str) -> None:
+        """Tell the ranks to save at the next step boundary and end."""
+        self._folder.tell_ranks_to_stop(by)
+
+    def settle(self) -> tuple[Gap, ...]:
+        """Return once the memory of the dead attempt is back, or say that it is not.
+
+        Memory of the host is back when its processes are gone; a GPU's driver takes a moment more.
+        """
+        gaps = list(self._sweep_cgroup())
+        pids = tuple(self.channel.view.ranks.values())
+        deadline = self._clock.monotonic() + self._release_seconds
+        while self._gpus.use(pids)[0]:
+            if self._clock.monotonic() >= deadline:
+                gaps.append(Gap("gpu release", "memory of the dead attempt is still held"))
+                break
+            self._clock.sleep(RELEASE_POLL_SECONDS)
+        return tuple(gaps)
+
+    def _sweep_cgroup(self) -> tuple[Gap, ...]:
+        if isinstance(self._cgroup, Gap):
+            return (self._cgroup,)
+        if self._cgroup is not None:
+            self.sampler.sample_last()
+            self._cgroup.remove()
+        return ()

@@ -1,0 +1,299 @@
+"""Carries out what the loop decides: renders plans, converts checkpoints, starts and recovers."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from autotune import child
+from autotune.core.allocator import NEW_NAME, OLD_NAME, merge, show
+from autotune.core.carry import Carry, CarryKind
+from autotune.core.codec import to_plain
+from autotune.core.compatibility import parse_version
+from autotune.core.decide import OPTIMIZER, Saved
+from autotune.core.diagnosis import diagnose
+from autotune.core.evidence import Evidence, Gap
+from autotune.core.failure import Role
+from autotune.core.history import Story
+from autotune.core.plan import Plan
+from autotune.core.record import AttemptEnded, Finish, Launch, Prepared, Prove, Proved
+from autotune.core.view import View
+from autotune.edges import Asked, Clock, Command, Teller
+from autotune.frameworks.framework import Setting
+from autotune.ground import Ground
+from autotune.known_good import write_known_good
+from autotune.launchers import deepspeed
+from autotune.live import LiveAttempt
+from autotune.watch import gather, watch
+from autotune.world import checkpoints, ops_cache
+from autotune.world.cgroup import Cgroup, make_cgroup
+from autotune.world.channel import AttemptChannel
+from autotune.world.environment import child_environment, free_port
+from autotune.world.files import make_folder, write_json, write_text
+from autotune.world.host import MemorySampler
+from autotune.world.process import RunningAttempt, Survivors, end_all
+
+TRAINER = Path(child.__file__).parent / "finetune.py"
+CONVERTER = Path(child.__file__).parent / "convert.py"
+CONVERT_SECONDS = 6 * 3600  # a conversion of a very large checkpoint from a slow disk
+# The allocator configuration has a cap of its own from here on (pytorch#161035).
+FRACTION_SINCE = (2, 10)
+TESTED_DEEPSPEED = ("0.19.8",)  # whose private checkpoint layout the converter knows
+
+
+class RunStage:
+    """The real stage: processes, files and checkpoints of one run."""
+
+    def __init__(self, ground: Ground, clock: Clock, tell: Teller) -> None:
+        """Work in the run folder of `ground`."""
+        self._ground = ground
+        self._clock = clock
+        self._tell = tell
+
+    def saved(self) -> Saved | None:
+        """Return the newest complete checkpoint."""
+        found = checkpoints.newest(self._ground.folder.checkpoints)
+        if found is None:
+            return None
+        name = str(found.path.relative_to(self._ground.folder.path))
+        return Saved(name, found.step, found.attempt)
+
+    def prepare(self, launch: Launch) -> Prepared | None:
+        """Convert the checkpoint of `launch` into a staged copy; None when nothing is needed."""
+        if not launch.carry.conversions or launch.checkpoint is None:
+            return None
+        folder = self._ground.folder
+        target = folder.staged / f"{launch.attempt:03d}" / Path(launch.checkpoint).name
+        shutil.rmtree(target.parent, ignore_errors=True)
+        make_folder(target.parent)
+        request = {
+            "source": str(folder.path / launch.checkpoint),
+            "target": str(target),
+            "conversions": list(launch.carry.conversions),
+            "world_size": launch.plan.world_size,
+            "sub_group_size": launch.plan.sub_group_size,
+            "optimizer": OPTIMIZER,
+            "bf16": launch.plan.dtype == "bf16",
+            "ds_version_tested": list(TESTED_DEEPSPEED),
+        }
+        began = self._clock.monotonic()
+        answer = self._convert(request)
+        seconds = round(self._clock.monotonic() - began, 1)
+        if not answer.get("ok"):
+            shutil.rmtree(target.parent, ignore_errors=True)
+            why = str(answer.get("error", "the converter gave no answer"))
+            return Prepared(launch.attempt, False, why=why, seconds=seconds)
+        resume = str(target.relative_to(folder.path))
+        return Prepared(launch.attempt, True, resume=resume, seconds=seconds)
+
+    def start(self, launch: Launch, resume: str | None) -> LiveAttempt:
+        """Start the attempt."""
+        ground = self._ground
+        folder = ground.folder.attempt(launch.attempt)
+        removed = checkpoints.remove_broken(ground.folder.checkpoints, launch.checkpoint_step)
+        for name in removed:
+            self._tell.note(f"{name} was only half written and is removed")
+        return self._spawn(launch.plan, launch.carry, launch.attempt, folder, resume, "train")
+
+    def recover(self, launch: Launch) -> Evidence | None:
+        """End what a dead supervisor left of this attempt and return what is known of it."""
+        ground = self._ground
+        folder = ground.folder.attempt(launch.attempt)
+        survivors = Survivors(self._mark(folder))
+        left = bool(survivors.alive())
+        if not left and not (folder / "output.log").exists():
+            return None
+        if left:
+            self._tell.note(f"attempt {launch.attempt} still runs; it is told to save and end")
+            self._end_survivors(survivors)
+        live = self._live(launch.attempt, folder, None, None)
+        live.channel.close()
+        said_why = live.channel.exceptions() or any(
+            sign.role is Role.ROOT for sign in live.channel.signs()
+        )
+        by_us = None if said_why and not left else "supervisor_lost"
+        gap = Gap("exit code", "another supervisor started it and died before it ended")
+        return gather(live, launch.attempt, None, by_us, None, (gap,))
+
+    def prove(self, step: Prove, asked: Asked) -> Proved | None:
+        """Load the last checkpoint in a throwaway process, run one step and one evaluation."""
+        ground = self._ground
+        folder = ground.folder.path / "attempts" / "proof"
+        end_all(Survivors(self._mark(folder)), ground.policy.limits.term_grace)
+        shutil.rmtree(folder, ignore_errors=True)
+        carry = Carry(CarryKind.SAME, "the plan that wrote it")
+        live = self._spawn(step.plan, carry, step.attempt, folder, step.checkpoint, "prove")
+        evidence = watch(
+            live, step.attempt, asked, self._clock, ground.policy.limits, None, self._tell
+        )
+        if evidence.ended_by_us:
+            return None
+        return _judge_proof(live.channel.view, evidence, step)
+
+    def write_known_good(self, step: Finish, story: Story) -> None:
+        """Write the known-good folder."""
+        ground = self._ground
+        target = ground.folder.known_good
+        carry = Carry(CarryKind.FRESH, "a relaunch begins anew")
+        setting = self._setting(step.plan, carry, 1, target, None, "train")
+        write_known_good(ground, setting, story, self._environment(step.plan), TRAINER)
+
+    def keep(self, ended: AttemptEnded) -> None:
+        """Lay the diagnosis beside the output, drop the staged copy, keep what was compiled."""
+        ground = self._ground
+        path = ground.folder.attempt(ended.attempt)
+        if path.is_dir():
+            found = {"diagnosis": to_plain(ended.diagnosis), "evidence": to_plain(ended.evidence)}
+            write_json(path / "diagnosis.json", found)
+        shutil.rmtree(ground.folder.staged / f"{ended.attempt:03d}", ignore_errors=True)
+        ops_cache.keep(ground.folder.ops, ops_cache.cache_folder(ground.versions))
+
+    def _spawn(
+        self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
+    ) -> LiveAttempt:
+        ground = self._ground
+        shutil.rmtree(folder, ignore_errors=True)  # of a start that never came to be
+        make_folder(folder)
+        make_folder(folder / "events")
+        make_folder(ground.folder.ops)
+        ops_cache.clear_locks(ground.folder.ops)
+        ops_cache.warm(ground.folder.ops, ops_cache.cache_folder(ground.versions))
+        setting = self._setting(plan, carry, attempt, folder, resume, mode)
+        program = ground.framework.program(setting)
+        for name, text in program.files.items():
+            write_text(folder / name, text)
+        argv = deepspeed.command(
+            ground.python,
+            (str(TRAINER), *(str(folder / name) for name in program.argv)),
+            plan.world_size,
+            ground.gpu_indices,
+            free_port(),
+        )
+        ours = self._environment(plan)
+        ours["TORCH_EXTENSIONS_DIR"] = str(ground.folder.ops)
+        job = ground.job
+        env = child_environment(ground.python, job.env, job.env_from, ours)
+        # The names of secrets may stand in our files, their values never.
+        shown = {"argv": argv, "env": {**job.env, **ours}, "env_from": job.env_from}
+        write_json(folder / "command.json", shown)
+        write_json(folder / "plan.json", to_plain(plan))
+        cgroup = self._cgroup(folder)
+        command = Command(argv, env, str(folder))
+        running = RunningAttempt(attempt, self._mark(folder), command, folder / "output.log")
+        if isinstance(cgroup, Cgroup):
+            cgroup.add(running.identity.pid)
+        return self._live(attempt, folder, running, cgroup)
+
+    def _live(
+        self,
+        attempt: int,
+        folder: Path,
+        running: RunningAttempt | None,
+        cgroup: Cgroup | Gap | None,
+    ) -> LiveAttempt:
+        ground = self._ground
+        channel = AttemptChannel(folder, ground.signatures, ground.job.limits.log_bytes)
+        sampler = MemorySampler(
+            ground.device,
+            ground.job.devices.memory_limit,
+            lambda: tuple(channel.view.ranks.values()),
+            ground.gpus,
+            cgroup,
+        )
+        return LiveAttempt(
+            attempt, running, channel, sampler, ground.folder, ground.gpus, cgroup,
+            self._clock, ground.policy.limits.release,
+        )  # fmt: skip
+
+    def _setting(
+        self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
+    ) -> Setting:
+        ground = self._ground
+        return Setting(
+            job=ground.job,
+            looked=ground.looked,
+            job_folder=str(ground.job_folder),
+            plan=plan,
+            device=ground.device,
+            attempt=attempt,
+            folder=str(folder),
+            checkpoints=str(ground.folder.checkpoints),
+            control=str(ground.folder.control),
+            resume=str(ground.folder.path / resume) if resume else None,
+            load_universal=carry.load_universal,
+            ds_overrides=carry.ds_overrides,
+            mode=mode,
+        )
+
+    def _environment(self, plan: Plan) -> dict[str, str]:
+        """Return what the plan and the device put into the training's environment."""
+        ground = self._ground
+        env = deepspeed.environment(ground.device)
+        settings = plan.allocator
+        total, limit = ground.gpus.total_bytes(), ground.job.devices.memory_limit
+        torch = parse_version(ground.versions.get("torch", "0"))
+        if ground.device == "cuda" and limit and total and torch >= FRACTION_SINCE:
+            share = max(0.0, limit - ground.policy.limits.cuda_context) / total
+            fraction = ("per_process_memory_fraction", f"{min(1.0, share):.4f}")
+            settings = merge(settings, (fraction,))
+        if settings:
+            env[NEW_NAME if torch >= (2, 9) else OLD_NAME] = show(settings)
+        return env
+
+    def _cgroup(self, folder: Path) -> Cgroup | Gap | None:
+        limit = self._ground.job.devices.host_memory_limit
+        if limit is None:
+            return None
+        return make_cgroup(f"autotune-{self._ground.run_id}-{folder.name}", limit)
+
+    def _mark(self, folder: Path) -> str:
+        return f"{self._ground.run_id}/{folder.name}"
+
+    def _end_survivors(self, survivors: Survivors) -> None:
+        ground = self._ground
+        ground.folder.tell_ranks_to_stop("autotune was started again")
+        deadline = self._clock.monotonic() + ground.policy.limits.stop_grace
+        while survivors.alive() and self._clock.monotonic() < deadline:
+            self._clock.sleep(0.5)
+        end_all(survivors, ground.policy.limits.term_grace)
+        ground.folder.clear_stop()
+
+    def _convert(self, request: Mapping[str, object]) -> dict[str, object]:
+        ground = self._ground
+        env = child_environment(
+            ground.python, ground.job.env, [], deepspeed.environment(ground.device)
+        )
+        try:
+            done = subprocess.run(
+                [ground.python, str(CONVERTER), json.dumps(request)],
+                capture_output=True, text=True, errors="replace", env=env,
+                timeout=CONVERT_SECONDS, check=False, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+            answer = json.loads(done.stdout.strip().splitlines()[-1])
+        except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+            return {"ok": False, "error": f"the converter failed ({error})"}
+        return answer if isinstance(answer, dict) else {}
+
+
+def _judge_proof(view: View, evidence: Evidence, step: Prove) -> Proved:
+    proven = view.proven
+    if proven is None:
+        found = diagnose(evidence)
+        why = f"unproven: the throwaway process ended with {found.failure.value} ({found.why})"
+        return Proved(False, why, step.checkpoint_step, peak_bytes=evidence.memory.peak_bytes)
+
+    def number(name: str) -> float | None:
+        value = proven.get(name)
+        return float(value) if isinstance(value, (int, float)) else None
+
+    why = (
+        f"loaded the checkpoint of step {step.checkpoint_step} in a process of its own, "
+        "trained one step on the longest samples and evaluated"
+    )
+    return Proved(
+        True, why, step.checkpoint_step, number("loss"), number("eval_loss"),
+        evidence.memory.peak_bytes,
+    )  # fmt: skip
+
+

@@ -1,0 +1,130 @@
+"""The outer loop: ask core for the next step, write it down, do it, write down what came of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from autotune.core.decide import Outlook, next_step
+from autotune.core.diagnosis import diagnose
+from autotune.core.evidence import Diagnosis, Evidence
+from autotune.core.failure import Failure
+from autotune.core.history import Story, tell
+from autotune.core.record import (
+    AttemptEnded,
+    Decided,
+    Ended,
+    Event,
+    Finish,
+    GiveUp,
+    Launch,
+    Prove,
+    Step,
+    Stop,
+    StopAsked,
+    Wait,
+    Waited,
+)
+from autotune.edges import Asked, Clock, Journal, Stage, Teller
+from autotune.watch import watch
+
+FINISHED, GAVE_UP, STOPPED = 0, 1, 4  # exit codes of `autotune run`
+WAIT_POLL_SECONDS = 1.0
+
+
+@dataclass
+class Supervisor:
+    """One run, from its journal's last line to its end."""
+
+    story: Story
+    outlook: Callable[[], Outlook]  # looked up again before every decision
+    journal: Journal
+    stage: Stage
+    clock: Clock
+    asked: Asked
+    tell: Teller
+    replayed: Step | None = field(init=False)  # decided by a supervisor that died before doing it
+
+    def __post_init__(self) -> None:
+        """Remember what was left undone."""
+        self.replayed = self.story.pending
+
+    def run(self) -> int:
+        """Do one step after the other until the last; return the exit code."""
+        while True:
+            self._hear_stop()
+            step = next_step(self.story, self.outlook())
+            if step is not self.story.pending:
+                self._write(Decided(step))
+            code = self._do(step)
+            self.replayed = None
+            if code is not None:
+                return code
+
+    def _do(self, step: Step) -> int | None:
+        if isinstance(step, Launch):
+            self._attempt(step)
+        elif isinstance(step, Wait):
+            self._wait(step)
+        elif isinstance(step, Prove):
+            proved = self.stage.prove(step, self.asked)
+            if proved is not None:  # else the loop hears the stop that cut it short
+                self._write(proved)
+        elif isinstance(step, Finish):
+            self.stage.write_known_good(step, self.story)
+            return self._end("finished", FINISHED)
+        elif isinstance(step, GiveUp):
+            return self._end("gave_up", GAVE_UP)
+        elif isinstance(step, Stop):
+            return self._end("stopped", STOPPED)
+        return None
+
+    def _attempt(self, launch: Launch) -> None:
+        if self.replayed is launch:
+            left = self.stage.recover(launch)
+            if left is not None:
+                self._attempt_ended(left, diagnose(left))
+                return
+        prepared = self.stage.prepare(launch)
+        if prepared is not None:
+            self._write(prepared)
+            if not prepared.ok:
+                evidence = Evidence(launch.attempt, checkpoint_step=launch.checkpoint_step)
+                mismatch = Failure.CHECKPOINT_MISMATCH
+                self._attempt_ended(evidence, Diagnosis(mismatch, 1.0, prepared.why))
+                return
+        live = self.stage.start(launch, prepared.resume if prepared else launch.checkpoint)
+        self._write(live.child.identity)
+        outlook = self.outlook()
+        left_seconds = outlook.job.limits.wall - self.story.attempt_seconds
+        evidence = watch(
+            live, launch.attempt, self.asked, self.clock, outlook.policy.limits, left_seconds,
+            self.tell,
+        )  # fmt: skip
+        self._attempt_ended(evidence, diagnose(evidence))
+
+    def _attempt_ended(self, evidence: Evidence, diagnosis: Diagnosis) -> None:
+        event = AttemptEnded(evidence.attempt, evidence, diagnosis)
+        self._write(event)
+        self.stage.keep(event)
+
+    def _wait(self, wait: Wait) -> None:
+        began = self.clock.monotonic()
+        while (waited := self.clock.monotonic() - began) < wait.seconds:
+            if self.asked.read().stop_by:
+                self._hear_stop()
+                return
+            self.clock.sleep(min(WAIT_POLL_SECONDS, wait.seconds - waited))
+        self._write(Waited(round(waited, 1)))
+
+    def _hear_stop(self) -> None:
+        by = self.asked.read().stop_by
+        if by is not None and self.story.stop_asked is None:
+            self._write(StopAsked(by))
+
+    def _end(self, state: str, code: int) -> int:
+        self._write(Ended(state, code))
+        return code
+
+    def _write(self, event: Event) -> None:
+        self.journal.append(event)
+        self.story = tell(self.story, event)
+        self.tell.event(event)

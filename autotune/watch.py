@@ -1,0 +1,83 @@
+"""The inner loop: watches one attempt until nothing of it runs any more, and says what it saw."""
+
+from autotune.core.evidence import Evidence, Gap
+from autotune.core.policy import Thresholds
+from autotune.core.vigil import Act, Glance, Vigil, watch_over
+from autotune.edges import Asked, Clock, Exit, Live, Teller
+
+POLL_SECONDS = 1.0
+FIRST_POLLS_SECONDS = 0.2  # a program that dies at once is told at once
+QUICK_POLLS = 10
+
+
+def watch(
+    live: Live,
+    attempt: int,
+    asked: Asked,
+    clock: Clock,
+    limits: Thresholds,
+    seconds_left: float | None,
+    tell: Teller,
+) -> Evidence:
+    """Return the evidence of the attempt, after its last process is gone.
+
+    `seconds_left` is what the run's wall limit leaves.
+    """
+    began = clock.monotonic()
+    vigil, polls = Vigil(), 0
+    while (ended := live.child.poll()) is None:
+        live.channel.poll()
+        live.sampler.sample()
+        tell.progress(attempt, live.channel.view, live.sampler.latest_bytes)
+        now = clock.monotonic()
+        interrupts = asked.read()
+        glance = Glance(
+            at=now,
+            stop_asked=interrupts.stop_by is not None,
+            hurry=interrupts.hurry,
+            rank_died=live.rank_died(),
+            seconds_left=None if seconds_left is None else seconds_left - (now - began),
+        )
+        vigil, act = watch_over(vigil, glance, limits)
+        if act is Act.ASK_SAVE:
+            live.ask_save(interrupts.stop_by or "the job's wall limit")
+        if act in (Act.END, Act.KILL):
+            live.child.end(limits.term_grace, hurry=act is Act.KILL)
+            break
+        polls += 1
+        clock.sleep(FIRST_POLLS_SECONDS if polls <= QUICK_POLLS else POLL_SECONDS)
+    live.child.end(limits.term_grace)
+    live.channel.close()
+    gaps = live.settle()
+    return gather(live, attempt, ended, vigil.ended_by_us, clock.monotonic() - began, gaps)
+
+
+def gather(
+    live: Live,
+    attempt: int,
+    ended: Exit | None,
+    ended_by_us: str | None,
+    seconds: float | None,
+    gaps: tuple[Gap, ...] = (),
+) -> Evidence:
+    """Return everything that was seen of an attempt that is over."""
+    view = live.channel.view
+    memory, memory_gaps = live.sampler.reading()
+    reached = view.checkpoint_step
+    return Evidence(
+        attempt=attempt,
+        exit_code=ended.code if ended else None,
+        signal=ended.signal if ended else None,
+        ended_by_us=ended_by_us,
+        finished=view.total is not None and reached is not None and reached >= view.total,
+        step=view.step,
+        total_steps=view.total,
+        checkpoint_step=reached or 0,
+        started_training=view.step is not None,
+        phase=view.phase,
+        signs=live.channel.signs(),
+        exceptions=live.channel.exceptions(),
+        memory=memory,
+        seconds=seconds,
+        gaps=(*live.channel.gaps(), *memory_gaps, *gaps),
+    )

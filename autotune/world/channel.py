@@ -1,0 +1,56 @@
+"""What a running attempt says, read as it comes: its output for signs, its events for a view."""
+
+from pathlib import Path
+
+from autotune.core.evidence import Gap, RankException, Sign
+from autotune.core.scan import Scanner, with_signs
+from autotune.core.signature import Signatures
+from autotune.core.view import View
+from autotune.world.event_file import EventFolder
+from autotune.world.output import OutputTail
+
+
+class AttemptChannel:
+    """The output and the events of one attempt's folder."""
+
+    def __init__(self, folder: Path, signatures: Signatures, log_bytes: int) -> None:
+        """Read from the beginning of both; neither need exist yet."""
+        self.view = View()
+        self._signatures = signatures
+        self._scanner = Scanner(signatures)
+        self._output = OutputTail(folder / "output.log", self._scanner.feed, log_bytes)
+        self._events = EventFolder(folder / "events")
+
+    def poll(self) -> None:
+        """Read what is new, within bounds."""
+        self._output.poll()
+        self._read_events()
+
+    def close(self) -> None:
+        """Read the rest, after nothing writes any more, and bring the log to its final form."""
+        self._output.drain()
+        while self._read_events():
+            pass
+        self._output.compact()
+
+    def signs(self) -> tuple[Sign, ...]:
+        """Return the signatures found in the output."""
+        return self._scanner.signs()
+
+    def exceptions(self) -> tuple[RankException, ...]:
+        """Return what ended each rank, with the signatures found in its words."""
+        return tuple(with_signs(e, self._signatures) for e in self.view.exceptions)
+
+    def gaps(self) -> tuple[Gap, ...]:
+        """Return what could not be read or kept."""
+        return (*self._output.gaps(), *self._events.gaps())
+
+    def last_lines(self, count: int) -> list[str]:
+        """Return the end of the output as a person would have seen it."""
+        return self._output.last_lines(count)
+
+    def _read_events(self) -> int:
+        events = self._events.poll()
+        for event in events:
+            self.view.see({**event.fields, "kind": event.kind, "rank": event.rank})
+        return len(events)

@@ -1,0 +1,89 @@
+"""Which checkpoints of a run are whole, judged by their files and never by loading them."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.world.files import read_json
+
+SENTINEL = "autotune-complete.json"  # written last, after a barrier over all ranks
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One whole checkpoint folder."""
+
+    path: Path
+    step: int
+    attempt: int | None
+
+
+def step_of(folder: Path) -> int | None:
+    """Return N of a folder named `checkpoint-N`."""
+    match = _NAME.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
+def inspect(folder: Path) -> Checkpoint | str:
+    """Return the checkpoint in `folder`, or the sentence why it cannot be started from."""
+    step = step_of(folder)
+    if step is None or folder.is_symlink() or not folder.is_dir():
+        return "it is not a folder named checkpoint-N"
+    sentinel = read_json(folder / SENTINEL)
+    if not isinstance(sentinel, dict) or sentinel.get("step") != step:
+        return "its last file was not written"
+    state = read_json(folder / "trainer_state.json")
+    if not isinstance(state, dict) or state.get("global_step") != step:
+        return "trainer_state.json is missing or names another step"
+    missing = _missing_shards(folder, sentinel)
+    if missing:
+        return missing
+    attempt = sentinel.get("attempt")
+    return Checkpoint(folder, step, attempt if isinstance(attempt, int) else None)
+
+
+def _missing_shards(folder: Path, sentinel: dict[str, object]) -> str | None:
+    try:
+        tag = (folder / "latest").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return "`latest`, which names the optimizer's shards, is missing"
+    if not re.fullmatch(r"global_step\d+(_universal)?", tag):
+        return "`latest` names no step"
+    shards = [f for f in (folder / tag).glob("*_optim_states.pt") if f.stat().st_size > 0]
+    world = sentinel.get("world_size")
+    if len(shards) != world:
+        return f"{len(shards)} of {world} optimizer shards are there"
+    return None
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """Return the newest whole checkpoint below `folder`."""
+    candidates = sorted(
+        (f for f in folder.glob("checkpoint-*") if step_of(f) is not None),
+        key=lambda f: step_of(f) or 0,
+        reverse=True,
+    )
+    for candidate in candidates:
+        found = inspect(candidate)
+        if isinstance(found, Checkpoint):
+            return found
+    return None
+
+
+def remove_broken(folder: Path, newer_than: int) -> list[str]:
+    """Remove half-written checkpoints that this run began after step `newer_than`.
+
+    A trainer saving into such a folder would mix its files with the old ones. Only folders
+    without the last file are touched. Returns their names.
+    """
+    removed = []
+    for candidate in folder.glob("checkpoint-*"):
+        step = step_of(candidate)
+        if step is None or step <= newer_than or candidate.is_symlink():
+            continue
+        if isinstance(inspect(candidate), str):
+            shutil.rmtree(candidate, ignore_errors=True)
+            removed.append(candidate.name)
+    return removed

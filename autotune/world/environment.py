@@ -1,0 +1,80 @@
+"""The training's environment and Python: what is passed on, and which versions are installed."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from autotune.core.fault import Fault, InputError
+from autotune.core.secret import names_a_secret
+
+PACKAGES = ("torch", "transformers", "peft", "deepspeed", "bitsandbytes", "accelerate")
+_ASK = (
+    "import json, sys, importlib.metadata as m\n"
+    "found = {}\n"
+    "for name in sys.argv[1:]:\n"
+    "    try: found[name] = m.version(name)\n"
+    "    except m.PackageNotFoundError: pass\n"
+    "print(json.dumps(found))\n"
+)
+
+
+def training_python(named: str | None, job_folder: Path) -> str:
+    """Return the training's interpreter: the one the job names, else the one we run in."""
+    return sys.executable if named is None else str(job_folder / Path(named).expanduser())
+
+
+def versions(python: str) -> dict[str, str]:
+    """Return what is installed in the training's Python, asked without importing any of it.
+
+    Raises InputError when that Python does not start or lacks the training stack.
+    """
+    try:
+        done = subprocess.run(
+            [python, "-c", _ASK, *PACKAGES],
+            capture_output=True, text=True, timeout=60, check=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        found: dict[str, str] = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        text = "the training's Python does not start"
+        hint = f"`python:` in the job must name an interpreter ({error})"
+        raise InputError(Fault(text, python, hint)) from error
+    missing = [name for name in PACKAGES if name not in found and name != "bitsandbytes"]
+    if missing:
+        text = f"the training's Python lacks {', '.join(missing)}"
+        hint = "install them there: pip install 'autotune-supervisor[train]'"
+        raise InputError(Fault(text, python, hint))
+    return found
+
+
+def child_environment(
+    python: str, env: Mapping[str, str], env_from: Iterable[str], more: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the training's whole environment.
+
+    Ours, without what looks like a secret unless `env_from` names it; then the job's; then `more`.
+    """
+    allowed = set(env_from)
+    base = {k: v for k, v in os.environ.items() if k in allowed or not names_a_secret(k)}
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        base.pop(name, None)  # a stranger's rendezvous would be joined
+    folder = str(Path(python).parent)
+    # JIT builds look for ninja beside the interpreter, which a bare venv path does not offer.
+    base["PATH"] = os.pathsep.join([folder, base.get("PATH", os.defpath)])
+    base["PYTHONUNBUFFERED"] = "1"
+    return {**base, **env, **more}
+
+
+def missing_names(env_from: Iterable[str]) -> list[str]:
+    """Return the names to pass through that our own environment does not hold."""
+    return [name for name in env_from if name not in os.environ]
+
+
+def free_port() -> int:
+    """Return a TCP port that was free on this machine a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

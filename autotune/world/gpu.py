@@ -1,0 +1,88 @@
+"""What NVML says of the GPUs and of who holds their memory; its absence is a gap, not a zero."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as seen at one moment."""
+
+    index: int
+    name: str
+    total_bytes: int
+    free_bytes: int
+
+
+class Gpus:
+    """The GPUs this process may use, or none."""
+
+    def __init__(self, nvml: Any | None, why_none: str = "") -> None:
+        """Wrap an initialised pynvml module; None means no GPU can be seen, and why."""
+        self._nvml = nvml
+        self.why_none = why_none
+
+    def present(self) -> list[Gpu]:
+        """Return every GPU that answers, in index order."""
+        found = []
+        for index, handle in self._handles():
+            name = self._nvml.nvmlDeviceGetName(handle)  # type: ignore[union-attr]
+            memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)  # type: ignore[union-attr]
+            text = name.decode() if isinstance(name, bytes) else str(name)
+            found.append(Gpu(index, text, int(memory.total), int(memory.free)))
+        return found
+
+    def total_bytes(self) -> int | None:
+        """Return the memory of the smallest GPU."""
+        return min((gpu.total_bytes for gpu in self.present()), default=None)
+
+    def use(self, pids: Sequence[int]) -> tuple[list[int], int | None, str | None]:
+        """Return bytes held by each of `pids`, by the others on one GPU, and why not, if not.
+
+        In a container NVML names process ids of the host; then ours cannot be found among them
+        and the reading is refused rather than guessed.
+        """
+        if self._nvml is None:
+            return [], None, self.why_none
+        ours: list[int] = []
+        others = 0
+        try:
+            for _, handle in self._handles():
+                foreign = 0
+                for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+                    held = getattr(process, "usedGpuMemory", None)
+                    if held is None:
+                        return [], None, "NVML does not tell memory by process here"
+                    if process.pid in pids:
+                        ours.append(int(held))
+                    else:
+                        foreign += int(held)
+                others = max(others, foreign)
+        except self._nvml.NVMLError as error:
+            return [], None, f"NVML: {error}"
+        if pids and not ours and others:
+            return [], None, "NVML's process ids are not ours (a container?)"
+        return ours, others, None
+
+    def _handles(self) -> list[tuple[int, Any]]:
+        if self._nvml is None:
+            return []
+        count = self._nvml.nvmlDeviceGetCount()
+        return [(i, self._nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
+
+
+def find_gpus() -> Gpus:
+    """Return the machine's GPUs through NVML; DS_ACCELERATOR=cpu in our environment hides them."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return Gpus(None, "DS_ACCELERATOR=cpu asks for the CPU")
+    try:
+        import pynvml
+    except ImportError:
+        return Gpus(None, "pynvml is not installed")
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return Gpus(None, f"NVML: {error}")
+    return Gpus(pynvml)

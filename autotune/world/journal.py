@@ -1,0 +1,94 @@
+"""The journal on disk: JSON lines, each synced before anything is done about it."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from autotune.core.codec import CodecError
+from autotune.core.fault import CannotRecord, Fault
+from autotune.core.record import Event, decode, encode
+
+
+class FileJournal:
+    """Appends events to one file; the file is the run's only state."""
+
+    def __init__(self, path: Path, now: Callable[[], float]) -> None:
+        """Open `path` for events dated by `now`; a torn last line is cut off first."""
+        self._path = path
+        self._now = now
+        _cut_torn_line(path)
+
+    def append(self, event: Event) -> None:
+        """Put one event on disk; a few seconds of trouble are waited out, then CannotRecord."""
+        line = json.dumps(encode(event, self._now()), separators=(",", ":")) + "\n"
+        retrying = Retrying(
+            retry=retry_if_exception_type(OSError), stop=stop_after_delay(5), wait=wait_fixed(0.5)
+        )
+        try:
+            retrying(self._write, line.encode())
+        except RetryError as error:
+            cause = error.last_attempt.exception()
+            raise CannotRecord(
+                Fault(
+                    f"the journal could not be written ({cause})",
+                    str(self._path),
+                    "free disk space or mend the folder, then start the same command again",
+                )
+            ) from error
+
+    def _write(self, line: bytes) -> None:
+        descriptor = os.open(
+            self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            size = os.fstat(descriptor).st_size
+            try:
+                if os.write(descriptor, line) != len(line):
+                    raise OSError("only part of a journal line could be written")
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def read_journal(path: Path) -> list[Event]:
+    """Return the events of a journal; a torn last line is not there yet.
+
+    Raises CannotRecord when a line before the last is not ours to read.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    events: list[Event] = []
+    for number, line in enumerate(raw.split(b"\n")[:-1], 1):
+        try:
+            events.append(decode(json.loads(line)))
+        except (ValueError, AttributeError, CodecError) as error:
+            raise CannotRecord(
+                Fault(
+                    f"the journal cannot be read ({error})",
+                    f"{path}:{number}",
+                    "it was edited or damaged; move the run folder aside to start anew",
+                )
+            ) from error
+    return events
+
+
+def _cut_torn_line(path: Path) -> None:
+    try:
+        with path.open("r+b") as file:
+            raw = file.read()
+            whole = raw.rfind(b"\n") + 1
+            if whole != len(raw):
+                file.truncate(whole)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        text = f"the journal could not be opened ({error})"
+        raise CannotRecord(Fault(text, str(path), "make the run folder writable")) from error

@@ -1,0 +1,34 @@
+"""Looks at a model folder and a tokenizer folder without loading either."""
+
+from pathlib import Path
+from typing import Any
+
+from autotune.core.fault import Fault
+from autotune.world.files import read_json
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
+
+def read_model(folder: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
+    """Return the model's config and what is wrong with its folder."""
+    if not folder.is_dir():
+        hint = "name a local folder; nothing is downloaded"
+        return None, [Fault("the model folder does not exist", str(folder), hint)]
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        text = "the model's config.json is missing or cannot be read"
+        return None, [Fault(text, str(folder / "config.json"), "point `model` at a model folder")]
+    faults = []
+    if not any(file.stat().st_size for pattern in WEIGHTS for file in folder.glob(pattern)):
+        hint = "the folder may be a partial download"
+        faults.append(Fault("the model folder holds no weights", str(folder), hint))
+    return config, faults
+
+
+def tokenizer_faults(folder: Path) -> list[Fault]:
+    """Return what is wrong with a tokenizer folder."""
+    if any((folder / name).is_file() for name in TOKENIZERS):
+        return []
+    hint = f"it should hold one of {', '.join(TOKENIZERS)}"
+    return [Fault("no tokenizer is in this folder", str(folder), hint)]

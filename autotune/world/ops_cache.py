@@ -1,0 +1,52 @@
+"""Keeps DeepSpeed's compiled extensions between runs, and a run's own copy free of stale locks.
+
+A build that is killed leaves a lock file for which every later start waits for ever, in silence.
+So each run builds in a folder of its own, where a lock may be removed while no child lives.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def cache_folder(versions: Mapping[str, str]) -> Path:
+    """Return where builds of these versions are kept for the next run of this user."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    key = "-".join(f"{name}{versions.get(name, '')}" for name in ("torch", "deepspeed"))
+    return base / "autotune" / "ops" / key
+
+
+def warm(ops: Path, cache: Path) -> None:
+    """Copy finished builds from the cache into a run's folder; a cold start is no fault."""
+    for built in cache.glob("*/*.so"):
+        target = ops / built.parent.name
+        if not target.exists():
+            with contextlib.suppress(OSError):
+                # Times are kept: ninja rebuilds what looks older than its sources.
+                shutil.copytree(built.parent, target, ignore=shutil.ignore_patterns("lock"))
+
+
+def clear_locks(ops: Path) -> list[str]:
+    """Remove lock files from a run's own folder; only while no child of the run lives."""
+    removed = []
+    for lock in ops.glob("*/lock"):
+        with contextlib.suppress(OSError):
+            lock.unlink()
+            removed.append(lock.parent.name)
+    return removed
+
+
+def keep(ops: Path, cache: Path) -> None:
+    """Copy a run's finished builds into the cache, whole or not at all."""
+    for built in ops.glob("*/*.so"):
+        target = cache / built.parent.name
+        if target.exists() or (built.parent / "lock").exists():
+            continue
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+            shutil.copytree(built.parent, partial)
+            partial.rename(target)
+        shutil.rmtree(partial, ignore_errors=True)

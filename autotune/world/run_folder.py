@@ -1,0 +1,128 @@
+"""The run folder: the name of every path in it, its lock, and its control file."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from autotune.core.fault import AlreadyRunning, CannotRecord, Fault, InputError
+from autotune.world.files import make_folder, read_json, write_json
+
+SUPERVISOR = "supervisor: "  # begins the `by` of a command that is for the ranks alone
+
+
+class RunFolder:
+    """One job's folder; `path` is absolute."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; nothing is made before `create`."""
+        self.path = path
+        self.journal = path / "journal.jsonl"
+        self.job = path / "job.yaml"
+        self.lock = path / "lock"
+        self.control = path / "control.json"
+        self.checkpoints = path / "checkpoints"
+        self.staged = path / "staged"
+        self.known_good = path / "known-good"
+        self.ops = path / "ops"
+
+    def attempt(self, number: int) -> Path:
+        """Return the folder of one attempt."""
+        return self.path / "attempts" / f"{number:03d}"
+
+    def create(self) -> None:
+        """Make the folder and the parts that are always there, for their owner alone."""
+        try:
+            for folder in (self.path, self.path / "attempts", self.checkpoints, self.staged):
+                make_folder(folder)
+            self.path.chmod(0o700)
+        except OSError as error:
+            text = f"the run folder cannot be made ({error.strerror})"
+            hint = "choose another with --run-dir"
+            raise CannotRecord(Fault(text, str(self.path), hint)) from error
+
+    def is_foreign(self) -> bool:
+        """Return whether the folder holds things, and no journal of ours."""
+        if self.journal.exists() or not self.path.is_dir():
+            return False
+        return any(name.name != "lock" for name in self.path.iterdir())
+
+    def ask_stop(self, by: str) -> None:
+        """Tell the ranks, and a supervisor that watches, to save and end."""
+        self._command("stop", by)
+
+    def tell_ranks_to_stop(self, why: str) -> None:
+        """Tell the ranks alone to save and end; the run may go on after that."""
+        self._command("stop", SUPERVISOR + why)
+
+    def clear_stop(self) -> None:
+        """Take back a stop that an earlier start has seen to."""
+        self._command("run", "autotune")
+
+    def stop_asked_by(self) -> str | None:
+        """Return who asked for a stop through the control file, or None."""
+        held = read_json(self.control)
+        if not isinstance(held, dict) or held.get("command") != "stop":
+            return None
+        by = str(held.get("by", "autotune stop"))
+        return None if by.startswith(SUPERVISOR) else by
+
+    def _command(self, command: str, by: str) -> None:
+        held = read_json(self.control)
+        sequence = held.get("seq", 0) if isinstance(held, dict) else 0
+        sequence = sequence if isinstance(sequence, int) else 0
+        write_json(self.control, {"seq": sequence + 1, "command": command, "by": by})
+
+
+class RunLock:
+    """The right to supervise one run folder; it dies with the process that holds it."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Take the lock; raises AlreadyRunning when another supervisor holds it."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(folder.lock, flags, 0o600)
+        except OSError as error:
+            text = f"the run folder cannot be locked ({error.strerror})"
+            raise CannotRecord(Fault(text, str(folder.lock), "make it writable")) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            text = f"another autotune (process {holder(folder)}) supervises this run"
+            hint = f"`autotune status {folder.path}` shows it; `autotune stop` ends it"
+            raise AlreadyRunning(Fault(text, str(folder.path), hint)) from error
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, json.dumps({"pid": os.getpid()}).encode())
+
+    def release(self) -> None:
+        """Give the right back."""
+        os.close(self._descriptor)
+
+
+def holder(folder: RunFolder) -> int | None:
+    """Return the process that supervises this run, or None when nobody does."""
+    try:
+        descriptor = os.open(folder.lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        held: Any = read_json(folder.lock)
+        return held.get("pid") if isinstance(held, dict) else -1
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def open_run_folder(path: Path) -> RunFolder:
+    """Return the run folder at `path`; raises InputError when none is there."""
+    folder = RunFolder(path.absolute())
+    if not folder.journal.is_file():
+        text = "this is not a run folder (it holds no journal.jsonl)"
+        hint = "give the folder that `autotune run` named; by default runs/NAME beside the job file"
+        raise InputError(Fault(text, str(path), hint))
+    return folder
