@@ -147,9 +147,7 @@ def _finding_of(exception: RankException, evidence: Evidence) -> _Finding | None
     )
 
 
-def _supported(
-    sign: Sign, exception: RankException, evidence: Evidence, shown: str
-) -> _Finding:
+def _supported(sign: Sign, exception: RankException, evidence: Evidence, shown: str) -> _Finding:
     """Words that prove nothing alone: the phase and the size against the limit decide."""
     near = near_limit(exception.data_bytes, evidence.memory)
     phase = exception.phase or sign.phase or evidence.phase
@@ -189,9 +187,7 @@ def not_outlived(roots: list[Sign], evidence: Evidence) -> list[Sign]:
              and s.phase is None and s.signature in _PROGRESS]  # fmt: skip
     ended = [s for s in evidence.signs if s.failure is Failure.NONE and s.role is Role.CONFIRMS]
     last = max((s.line for s in (*moved, *ended)), default=0)
-    remaining = [
-        s for s in roots if s.line > last or s.failure is Failure.NUMERIC_DIVERGENCE
-    ]
+    remaining = [s for s in roots if s.line >= last or s.failure is Failure.NUMERIC_DIVERGENCE]
     return roots if not remaining and evidence.exit_code else remaining
 
 
@@ -277,7 +273,7 @@ def _consequences(evidence: Evidence) -> _Finding | None:
     """Only consequences were seen: their cause is out of sight, yet they say something."""
     signs = [s for s in evidence.signs if s.role is Role.CASCADE]
     signs += [s for e in evidence.exceptions for s in e.signs if s.role is Role.CASCADE]
-    signs = [s for s in signs if s.failure is not Failure.UNKNOWN]
+    signs = not_outlived([s for s in signs if s.failure is not Failure.UNKNOWN], evidence)
     if not signs:
         return None
     first = min(signs, key=lambda sign: (sign.line, sign.signature))
@@ -310,9 +306,7 @@ def _from_sign(sign: Sign, confidence: float, why: str) -> _Finding:
                     sign.phase, figures)  # fmt: skip
 
 
-def _with_process(
-    figures: OomFigures, exception: RankException, evidence: Evidence
-) -> OomFigures:
+def _with_process(figures: OomFigures, exception: RankException, evidence: Evidence) -> OomFigures:
     """Fill what the message did not say from what the rank read of itself."""
     return replace(
         figures,
@@ -335,15 +329,24 @@ def _complete(evidence: Evidence, finding: _Finding) -> Diagnosis:
         failure=finding.failure,
         confidence=finding.confidence,
         why=finding.why,
-        rank=finding.rank,
+        rank=finding.rank if finding.rank is not None else _rank_of_copy(evidence, finding),
         phase=finding.phase,
         figures=finding.figures,
         secondary=_secondary(finding.failure, others),
-        evidence=_reasons((*finding.rests_on, *(s for s in others if s.failure is finding.failure))),
+        evidence=_reasons(
+            (*finding.rests_on, *(s for s in others if s.failure is finding.failure))
+        ),
         outranked=_reasons(
             s for s in others if s.failure is not finding.failure and s.role is not Role.CONTEXT
         ),
     )
+
+
+def _rank_of_copy(evidence: Evidence, finding: _Finding) -> int | None:
+    """Torch prints a traceback once more with its rank before each line."""
+    texts = {sign.text for sign in finding.rests_on}
+    copies = (s.rank for s in evidence.signs if s.rank is not None and s.text in texts)
+    return next(copies, None)
 
 
 def _secondary(failure: Failure, signs: Iterable[Sign]) -> tuple[Failure, ...]:

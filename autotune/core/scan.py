@@ -24,6 +24,7 @@ _TRACEBACK = "Traceback (most recent call last)"
 _IGNORED = "Exception ignored in"
 _FRAME = re.compile(r"\s{0,20}File \"[^\"]{1,4000}\", line \d{1,9}")
 _NOTEBOOK_SOURCE = re.compile(r"\s{0,12}(?:-{1,8}> ?)?\d{1,6}(?:\s|$)")
+_NUMBERED_SOURCE = re.compile(r"\s{0,12}(?:-{1,8}> ?\d{1,6}\s|\d{1,6} {5})")
 
 
 @dataclass
@@ -63,6 +64,8 @@ class Scanner:
         if not line.text.strip():
             return []
         traceback = self._traceback(line)
+        if _NUMBERED_SOURCE.match(line.text):
+            return []  # a notebook's traceback, of which the head may be out of sight
         if traceback is not None and self._is_source(line, traceback):
             return []
         found = self._signatures.search(line.text)
@@ -122,7 +125,7 @@ class Scanner:
         if "step" in groups and not self._advanced(groups):
             return None
         failure, role = signature.failure, signature.role
-        if traceback is not None and traceback.ignored and role is Role.ROOT:
+        if traceback is not None and traceback.ignored and role is not Role.CONTEXT:
             role = Role.CASCADE
         phase = signature.phase
         if role is not Role.CONTEXT and traceback is not None:
