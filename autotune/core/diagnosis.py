@@ -1,11 +1,13 @@
 """Names what ended an attempt: structured exceptions before words, words before exit codes."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from autotune.core.evidence import Diagnosis, Evidence, OomFigures, RankException, Reason, Sign
+from autotune.core.evidence import Diagnosis, Evidence, OomFigures, RankException, Sign
+from autotune.core.exit_code import meaning_of_signal, signal_of
 from autotune.core.failure import Failure, Phase, Role
-from autotune.core.oom_kind import kind_of_oom, near_limit
+from autotune.core.finding import Finding, complete
+from autotune.core.oom_kind import near_limit
+from autotune.core.outlived import not_outlived
 
 # How sure each kind of evidence makes us.
 FROM_FILES = 0.99
@@ -27,28 +29,6 @@ _FOR_SILENCE = frozenset({"hang", "quiet"})
 _WORKING = frozenset({
     Phase.OPTIMIZER_CREATION, Phase.FORWARD, Phase.BACKWARD, Phase.STEP, Phase.EVAL, Phase.TRAIN,
 })  # fmt: skip
-_BY_SIGNAL = {
-    1: (Failure.USER_INTERRUPT, "its terminal was closed (SIGHUP)"),
-    2: (Failure.USER_INTERRUPT, "it was interrupted (SIGINT)"),
-    6: (Failure.USER_CODE_ERROR, "it aborted (SIGABRT) without a word that has a name"),
-    7: (Failure.HOST_OOM, "it met a bus error (SIGBUS), as when shared memory runs out"),
-    9: (Failure.HOST_OOM, "it was killed outright (SIGKILL), most often by the kernel for memory"),
-    11: (Failure.USER_CODE_ERROR, "it crashed in native code (SIGSEGV)"),
-    15: (Failure.PREEMPTED, "it was asked to end from outside (SIGTERM)"),
-}
-
-
-@dataclass(frozen=True)
-class _Finding:
-    """A failure that some evidence names, before it is compared with the rest."""
-
-    failure: Failure
-    confidence: float
-    why: str
-    rests_on: tuple[Sign, ...] = ()
-    rank: int | None = None
-    phase: Phase | None = None
-    figures: OomFigures = OomFigures()
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
@@ -67,32 +47,32 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     ):
         finding = look(evidence)
         if finding is not None:
-            return _complete(evidence, finding)
-    return _complete(evidence, _nothing_known(evidence))
+            return complete(evidence, finding)
+    return complete(evidence, _nothing_known(evidence))
 
 
-def _ended_well(evidence: Evidence) -> _Finding | None:
+def _ended_well(evidence: Evidence) -> Finding | None:
     if not evidence.finished:
         return None
     why = "the files it left show that the training finished"
     if evidence.exit_code:
         why += f", whatever exit code {evidence.exit_code} says"
-    return _Finding(Failure.NONE, FROM_FILES, why)
+    return Finding(Failure.NONE, FROM_FILES, why)
 
 
-def _our_own_hand(evidence: Evidence) -> _Finding | None:
+def _our_own_hand(evidence: Evidence) -> Finding | None:
     reason = evidence.ended_by_us
     if reason is None or reason in _AFTER_A_DEATH or reason in _FOR_SILENCE:
         return None
-    return _Finding(Failure.NONE, FROM_FILES, f"autotune ended it itself ({reason})")
+    return Finding(Failure.NONE, FROM_FILES, f"autotune ended it itself ({reason})")
 
 
-def _killed_by_kernel(evidence: Evidence) -> _Finding | None:
+def _killed_by_kernel(evidence: Evidence) -> Finding | None:
     """A kill counted by our own cgroup outranks what the survivors print about it."""
     kills = evidence.memory.cgroup_oom_kills
     if not kills or any(_finding_of(e, evidence) for e in evidence.exceptions):
         return None
-    return _Finding(
+    return Finding(
         Failure.HOST_OOM,
         FROM_OOM_RECORD,
         f"the kernel killed {kills} of its processes for memory",
@@ -101,7 +81,7 @@ def _killed_by_kernel(evidence: Evidence) -> _Finding | None:
     )
 
 
-def _exceptions(evidence: Evidence) -> _Finding | None:
+def _exceptions(evidence: Evidence) -> Finding | None:
     """The first rank that failed with a cause of its own; consequences never win."""
     in_time = sorted(
         evidence.exceptions, key=lambda e: (e.at is None, e.at if e.at is not None else 0, e.rank)
@@ -116,7 +96,7 @@ def _exceptions(evidence: Evidence) -> _Finding | None:
     return _named_words(evidence) or findings[0]
 
 
-def _finding_of(exception: RankException, evidence: Evidence) -> _Finding | None:
+def _finding_of(exception: RankException, evidence: Evidence) -> Finding | None:
     """What one exception names; None for a consequence of another rank's death."""
     roots = [s for s in exception.signs if s.role is Role.ROOT and _has_name(s)]
     confirms = [s for s in exception.signs if s.role is Role.CONFIRMS]
@@ -131,7 +111,7 @@ def _finding_of(exception: RankException, evidence: Evidence) -> _Finding | None
     elif exception.type in ("KeyboardInterrupt", "SystemExit"):
         return None if exception.type == "SystemExit" else _interrupted(evidence, shown)
     else:
-        finding = _Finding(
+        finding = Finding(
             next((s.failure for s in exception.signs), Failure.USER_CODE_ERROR),
             FROM_EXCEPTION,
             f"{shown}, which no signature names: {exception.message[:200]}",
@@ -147,17 +127,19 @@ def _finding_of(exception: RankException, evidence: Evidence) -> _Finding | None
     )
 
 
-def _supported(sign: Sign, exception: RankException, evidence: Evidence, shown: str) -> _Finding:
+def _supported(sign: Sign, exception: RankException, evidence: Evidence, shown: str) -> Finding:
     """Words that prove nothing alone: the phase and the size against the limit decide."""
     near = near_limit(exception.data_bytes, evidence.memory)
     phase = exception.phase or sign.phase or evidence.phase
     if near is False:
-        return _Finding(
+        return Finding(
             Failure.USER_CODE_ERROR,
             FROM_UNSUPPORTED_WORDS,
             f"{shown} ({sign.text}), far from its memory limit",
             (sign,),
         )
+    if sign.failure is Failure.HOST_OOM and evidence.memory.cgroup_oom_kills:
+        return _from_sign(sign, FROM_OOM_RECORD, f"{shown}, and the kernel killed for memory")
     if near or sign.failure not in (Failure.DEVICE_OOM, Failure.HOST_OOM):
         return _from_sign(sign, FROM_SUPPORTED_WORDS, f"{shown}, close to its memory limit"
                           if near else shown)  # fmt: skip
@@ -165,7 +147,7 @@ def _supported(sign: Sign, exception: RankException, evidence: Evidence, shown: 
     return _from_sign(sign, confidence, f"{shown}, and nothing contradicts a lack of memory")
 
 
-def _named_words(evidence: Evidence) -> _Finding | None:
+def _named_words(evidence: Evidence) -> Finding | None:
     """The earliest root on the first failing rank, among what the training did not outlive."""
     roots = [s for s in evidence.signs if s.role is Role.ROOT and _has_name(s)]
     if evidence.ended_by_us:
@@ -177,27 +159,10 @@ def _named_words(evidence: Evidence) -> _Finding | None:
     return _from_sign(first, FROM_NAMED_WORDS, f"line {first.line} says so")
 
 
-def not_outlived(roots: list[Sign], evidence: Evidence) -> list[Sign]:
-    """Leave out what the training went on after; all of it remains where nothing else does.
-
-    Diverged numbers are never outlived: a training of nan goes on for ever. Lines from a buffer
-    may come after the death of their writer, so an exit that was no success keeps its words.
-    """
-    moved = [s for s in evidence.signs if s.failure is Failure.NONE and s.role is Role.CONTEXT
-             and s.phase is None and s.signature in _PROGRESS]  # fmt: skip
-    ended = [s for s in evidence.signs if s.failure is Failure.NONE and s.role is Role.CONFIRMS]
-    last = max((s.line for s in (*moved, *ended)), default=0)
-    remaining = [s for s in roots if s.line >= last or s.failure is Failure.NUMERIC_DIVERGENCE]
-    return roots if not remaining and evidence.exit_code else remaining
-
-
-_PROGRESS = frozenset({"step_counted", "loss_reported"})
-
-
-def _silence(evidence: Evidence) -> _Finding | None:
+def _silence(evidence: Evidence) -> Finding | None:
     if evidence.ended_by_us not in _FOR_SILENCE:
         return None
-    return _Finding(
+    return Finding(
         Failure.HANG,
         FROM_SUPPORTED_WORDS,
         "it neither printed nor reported anything until autotune ended it",
@@ -205,7 +170,7 @@ def _silence(evidence: Evidence) -> _Finding | None:
     )
 
 
-def _confirmed_words(evidence: Evidence) -> _Finding | None:
+def _confirmed_words(evidence: Evidence) -> Finding | None:
     """Words that name a failure only where no root does."""
     signs = [s for s in evidence.signs if s.role is Role.CONFIRMS]
     if evidence.ended_by_us:
@@ -220,7 +185,7 @@ def _confirmed_words(evidence: Evidence) -> _Finding | None:
     memory = evidence.memory
     near = near_limit(memory.peak_bytes, memory)
     if first.failure in (Failure.DEVICE_OOM, Failure.USER_CODE_ERROR) and near:
-        return _Finding(
+        return Finding(
             Failure.DEVICE_OOM if memory.device == "cpu" else first.failure,
             FROM_SUPPORTED_WORDS,
             f"line {first.line} may mean it, and its memory was close to its limit",
@@ -233,7 +198,7 @@ def _confirmed_words(evidence: Evidence) -> _Finding | None:
     return _from_sign(first, FROM_CONFIRMING_WORDS, f"line {first.line} suggests it")
 
 
-def _completed(evidence: Evidence, done: list[Sign]) -> _Finding | None:
+def _completed(evidence: Evidence, done: list[Sign]) -> Finding | None:
     nameless = _first_nameless(evidence)
     if not done or evidence.exit_code or evidence.signal or nameless is not None:
         return None
@@ -245,7 +210,7 @@ def _first_nameless(evidence: Evidence) -> Sign | None:
     return min(not_outlived(signs, evidence), key=lambda s: s.line, default=None)
 
 
-def _nameless_words(evidence: Evidence) -> _Finding | None:
+def _nameless_words(evidence: Evidence) -> Finding | None:
     sign = _first_nameless(evidence)
     if sign is None:
         return None
@@ -254,22 +219,15 @@ def _nameless_words(evidence: Evidence) -> _Finding | None:
     )
 
 
-def _signal(evidence: Evidence) -> _Finding | None:
-    number = evidence.signal or _signal_of(evidence.exit_code)
-    if number not in _BY_SIGNAL or evidence.ended_by_us:
+def _signal(evidence: Evidence) -> Finding | None:
+    meant = meaning_of_signal(evidence.signal or signal_of(evidence.exit_code))
+    if meant is None or evidence.ended_by_us:
         return None
-    failure, why = _BY_SIGNAL[number]
-    return _Finding(failure, FROM_SIGNAL, why, phase=evidence.phase)
+    failure, why = meant
+    return Finding(failure, FROM_SIGNAL, why, phase=evidence.phase)
 
 
-def _signal_of(exit_code: int | None) -> int | None:
-    """The signal an exit code speaks of, in the shell's way or in Python's."""
-    if exit_code is None:
-        return None
-    return -exit_code if exit_code < 0 else exit_code - 128 if 128 < exit_code < 160 else None
-
-
-def _consequences(evidence: Evidence) -> _Finding | None:
+def _consequences(evidence: Evidence) -> Finding | None:
     """Only consequences were seen: their cause is out of sight, yet they say something."""
     signs = [s for s in evidence.signs if s.role is Role.CASCADE]
     signs += [s for e in evidence.exceptions for s in e.signs if s.role is Role.CASCADE]
@@ -282,27 +240,27 @@ def _consequences(evidence: Evidence) -> _Finding | None:
     )
 
 
-def _interrupted(evidence: Evidence, shown: str) -> _Finding | None:
-    return None if evidence.ended_by_us else _Finding(Failure.USER_INTERRUPT, FROM_EXCEPTION, shown)
+def _interrupted(evidence: Evidence, shown: str) -> Finding | None:
+    return None if evidence.ended_by_us else Finding(Failure.USER_INTERRUPT, FROM_EXCEPTION, shown)
 
 
-def _nothing_known(evidence: Evidence) -> _Finding:
+def _nothing_known(evidence: Evidence) -> Finding:
     if evidence.exit_code == 0:
         why = "it exited with 0, yet nothing it left shows that the training finished"
     elif evidence.exit_code is None:
         why = "nothing that was seen names a failure"
     else:
         why = f"it exited with {evidence.exit_code} and said nothing that has a name"
-    return _Finding(Failure.UNKNOWN, FROM_NOTHING, why, phase=evidence.phase)
+    return Finding(Failure.UNKNOWN, FROM_NOTHING, why, phase=evidence.phase)
 
 
 def _has_name(sign: Sign) -> bool:
     return sign.failure is not Failure.USER_CODE_ERROR
 
 
-def _from_sign(sign: Sign, confidence: float, why: str) -> _Finding:
+def _from_sign(sign: Sign, confidence: float, why: str) -> Finding:
     figures = sign.figures or OomFigures()
-    return _Finding(sign.failure, confidence, f"{why}: {sign.text}", (sign,), sign.rank,
+    return Finding(sign.failure, confidence, f"{why}: {sign.text}", (sign,), sign.rank,
                     sign.phase, figures)  # fmt: skip
 
 
@@ -315,50 +273,3 @@ def _with_process(figures: OomFigures, exception: RankException, evidence: Evide
         reserved_bytes=figures.reserved_bytes or exception.reserved_bytes,
         process_bytes=figures.process_bytes or exception.data_bytes,
     )
-
-
-def _complete(evidence: Evidence, finding: _Finding) -> Diagnosis:
-    """Add the figures' verdict, what else was seen and what was outranked."""
-    if finding.failure is Failure.DEVICE_OOM:
-        failure, because = kind_of_oom(finding.figures, evidence.memory)
-        why = f"{finding.why}; {because}" if because else finding.why
-        finding = replace(finding, failure=failure, why=why)
-    rests = {(s.signature, s.line) for s in finding.rests_on}
-    others = [s for s in evidence.signs if (s.signature, s.line) not in rests]
-    return Diagnosis(
-        failure=finding.failure,
-        confidence=finding.confidence,
-        why=finding.why,
-        rank=finding.rank if finding.rank is not None else _rank_of_copy(evidence, finding),
-        phase=finding.phase,
-        figures=finding.figures,
-        secondary=_secondary(finding.failure, others),
-        evidence=_reasons(
-            (*finding.rests_on, *(s for s in others if s.failure is finding.failure))
-        ),
-        outranked=_reasons(
-            s for s in others if s.failure is not finding.failure and s.role is not Role.CONTEXT
-        ),
-    )
-
-
-def _rank_of_copy(evidence: Evidence, finding: _Finding) -> int | None:
-    """Torch prints a traceback once more with its rank before each line."""
-    texts = {sign.text for sign in finding.rests_on}
-    copies = (s.rank for s in evidence.signs if s.rank is not None and s.text in texts)
-    return next(copies, None)
-
-
-def _secondary(failure: Failure, signs: Iterable[Sign]) -> tuple[Failure, ...]:
-    family = failure.value.split("_")[:2]
-    seen = dict.fromkeys(
-        s.failure for s in signs
-        if s.role is not Role.CONTEXT
-        and s.failure not in (failure, Failure.NONE, Failure.UNKNOWN)
-        and s.failure.value.split("_")[:2] != family
-    )  # fmt: skip
-    return tuple(seen)
-
-
-def _reasons(signs: Iterable[Sign], most: int = 20) -> tuple[Reason, ...]:
-    return tuple(Reason(s.signature, s.role, s.line, s.text) for s in list(signs)[:most])

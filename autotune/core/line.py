@@ -1,4 +1,4 @@
-"""Turns one raw line of a training's output into the text a person would have seen, and its rank."""
+"""Turns one raw line of output into the text a person would have seen, and its rank."""
 
 import re
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from autotune.core.failure import Failure, Phase, Role
@@ -117,7 +117,7 @@ class _Entry:
 
     def patterns(self) -> tuple[str, ...]:
         values = self.entry["patterns"]
-        if not isinstance(values, list) or not values:
+        if not isinstance(values, CommentedSeq) or not values:
             raise self.fault("patterns is not a list", "patterns", "give at least one pattern")
         for number, value in enumerate(values):
             try:
