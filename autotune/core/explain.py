@@ -85,11 +85,11 @@ def as_plain(explanation: Explanation, remedy_for: Remedies) -> dict[str, Any]:
 def as_text(explanation: Explanation, name: str, remedy_for: Remedies) -> list[str]:
     """Return what a person reads: what was seen, what it is called, why, what was outranked."""
     diagnosis = explanation.diagnosis
-    where = [f"rank {diagnosis.rank}"] if diagnosis.rank is not None else []
+    where = [f"on rank {diagnosis.rank}"] if diagnosis.rank is not None else []
     where += [f"during {diagnosis.phase.value}"] if diagnosis.phase else []
     lines = [
         f"{name}: {diagnosis.failure.value}"
-        + (f" on {' '.join(where)}" if where else "")
+        + "".join(f" {part}" for part in where)
         + f" (confidence {diagnosis.confidence:.2f})",
         f"  why: {diagnosis.why}",
     ]

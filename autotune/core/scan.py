@@ -84,7 +84,7 @@ class Scanner:
 
     def resume_traceback(self) -> None:
         """Read what follows as the end of the last traceback, whose frames say where it was."""
-        self._tracebacks[None] = self._last or _Traceback()
+        self._tracebacks.setdefault(None, self._last or _Traceback())
 
     def signs(self) -> tuple[Sign, ...]:
         """Return the signs kept so far, in the order of their lines."""
@@ -187,7 +187,7 @@ def excerpt(text: str, at: int) -> str:
     """Return at most MOST_TEXT characters of the line around the match."""
     if len(text) <= MOST_TEXT:
         return text.strip()
-    start = max(0, min(at - 40, len(text) - MOST_TEXT))
+    start = 0 if at < MOST_TEXT // 2 else min(at - 40, len(text) - MOST_TEXT)
     return text[start : start + MOST_TEXT].strip()
 
 
