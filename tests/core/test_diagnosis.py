@@ -1,5 +1,7 @@
 """What ended an attempt is named from the strongest evidence there is."""
 
+from typing import Any
+
 import pytest
 
 from autotune.core.diagnosis import diagnose
@@ -13,7 +15,7 @@ CPU = load_signatures(device="cpu")
 GPU = load_signatures(device="cuda")
 
 
-def raised(kind: str, message: str, **changes: object) -> RankException:
+def raised(kind: str, message: str, **changes: Any) -> RankException:
     return with_signs(exception(kind, message=message, **changes), CPU)
 
 

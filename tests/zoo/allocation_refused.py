@@ -1,6 +1,7 @@
 """Asks torch for more than the soft RLIMIT_DATA of this process allows."""
 
 import resource
+from pathlib import Path
 
 import torch
 
@@ -11,7 +12,7 @@ def forward() -> torch.Tensor:
 
 used = next(
     int(line.split()[1]) * 1024
-    for line in open("/proc/self/status").read().splitlines()  # noqa: SIM115
+    for line in Path("/proc/self/status").read_text().splitlines()
     if line.startswith("VmData")
 )
 hard = resource.getrlimit(resource.RLIMIT_DATA)[1]

@@ -1,4 +1,4 @@
-"""Prints junk: `python flood.py KIND MEBIBYTES`, with KIND one of binary, no_newline, ansi, lines."""
+"""Prints junk: `python flood.py KIND MEBIBYTES`; KIND: binary, no_newline, ansi or lines."""
 
 import os
 import sys
