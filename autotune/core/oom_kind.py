@@ -3,7 +3,7 @@
 from autotune.core.evidence import Memory, OomFigures
 from autotune.core.failure import Failure
 
-# Named as the corpus of real failures defines the classes.
+# Named numbers, so that a message and a test can speak of them.
 FRAGMENTED_SHARE = 0.05  # of the capacity: unallocated memory below this explains nothing
 NEIGHBOUR_SHARE = 0.25  # of the capacity: held by others, above this the card is not ours
 NEAR_LIMIT_SHARE = 0.85  # of the limit: a process this large may well have been refused
