@@ -47,6 +47,7 @@ class RankException:
     data_bytes: int | None = None  # VmData of the rank when it failed
     allocated_bytes: int | None = None
     reserved_bytes: int | None = None
+    signs: tuple[Sign, ...] = ()  # found in its words, those of the last exception first
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""Explains logs and run folders: what was seen, what it is called, why, and the remedy."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from autotune.core.evidence import Diagnosis
+from autotune.core.explain import Explanation, Remedies, as_plain, as_text, explain_scanned
+from autotune.core.scan import Scanner
+from autotune.core.signature import Signatures
+from autotune.world.line_splitter import LineSplitter
+from autotune.world.signature_file import SignatureFileError, load_signatures
+
+_CHUNK_BYTES = 1 << 20
+_STDIN = "-"
+
+
+def no_remedies(diagnosis: Diagnosis) -> list[dict[str, str]]:
+    """Name no remedy; the policy's own are given by the caller."""
+    del diagnosis
+    return []
+
+
+def explain(
+    paths: Sequence[str],
+    exit_code: int | None = None,
+    device: str | None = None,
+    as_json: bool = False,
+    remedy_for: Remedies = no_remedies,
+) -> int:
+    """Print one explanation a log, in order; 0 when all could be read, 2 otherwise."""
+    try:
+        signatures = load_signatures(device=device)
+    except SignatureFileError as error:
+        return _complain(error.what, error.where, error.hint)
+    outcome = 0
+    for name in paths:
+        try:
+            explanation = explain_log(name, signatures, exit_code)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            outcome = _complain(
+                f"cannot read {name}: {reason}", name, "give a log file or a run folder"
+            )
+            continue
+        if as_json:
+            print(json.dumps(as_plain(explanation, remedy_for), allow_nan=False))
+        else:
+            print("\n".join(as_text(explanation, name, remedy_for)))
+    return outcome
+
+
+def explain_log(name: str, signatures: Signatures, exit_code: int | None = None) -> Explanation:
+    """Read one log to its end, in the same memory whatever its length; raises OSError."""
+    scanner = Scanner(signatures)
+    if name == _STDIN:
+        _read(sys.stdin.buffer, scanner)
+    else:
+        with log_of(Path(name)).open("rb") as stream:
+            _read(stream, scanner)
+    return explain_scanned(scanner, signatures.device, exit_code)
+
+
+def log_of(path: Path) -> Path:
+    """Return the newest attempt's log of a run folder, or the path itself."""
+    if not path.is_dir():
+        return path
+    logs = sorted(path.glob("attempts/*/output.log"), key=lambda log: log.parent.name)
+    logs = logs or [log for log in (path / "output.log",) if log.is_file()]
+    if not logs:
+        raise FileNotFoundError(2, "no attempts/*/output.log in this folder", str(path))
+    return logs[-1]
+
+
+def _read(stream: BinaryIO, scanner: Scanner) -> None:
+    splitter = LineSplitter(scanner.feed)
+    while chunk := stream.read(_CHUNK_BYTES):
+        splitter.feed(chunk)
+    splitter.flush()
+
+
+def _complain(what: str, where: str, hint: str) -> int:
+    print(f"error: {what}\nwhere: {where}\n\nhint: {hint}", file=sys.stderr)
+    return 2

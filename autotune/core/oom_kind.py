@@ -1,0 +1,69 @@
+"""Tells by its figures whether an out-of-memory is ours, fragmentation, or a neighbour's."""
+
+from autotune.core.evidence import Memory, OomFigures
+from autotune.core.failure import Failure
+
+# Named numbers, so that a message and a test can speak of them.
+FRAGMENTED_SHARE = 0.05  # of the capacity: unallocated memory below this explains nothing
+NEIGHBOUR_SHARE = 0.25  # of the capacity: held by others, above this the card is not ours
+NEAR_LIMIT_SHARE = 0.85  # of the limit: a process this large may well have been refused
+FAR_FROM_LIMIT_SHARE = 0.6  # of the limit: a process this small was refused by something else
+_LARGEST_BELIEVABLE = 4  # times the capacity; some drivers report spilled memory as allocated
+
+
+def kind_of_oom(figures: OomFigures, memory: Memory) -> tuple[Failure, str]:
+    """Return which of the three it is, and the sentence that says why."""
+    capacity = figures.capacity_bytes or memory.device_total_bytes
+    if capacity is None:
+        return Failure.DEVICE_OOM, ""
+    others = held_by_others(figures, memory)
+    if others is not None and others > NEIGHBOUR_SHARE * capacity:
+        return (
+            Failure.DEVICE_OOM_COTENANT,
+            f"other processes hold {others / capacity:.0%} of the device",
+        )
+    if _fragmented(figures, capacity):
+        return (
+            Failure.DEVICE_OOM_FRAGMENTATION,
+            "free and reserved but unallocated memory together would have covered the request",
+        )
+    return Failure.DEVICE_OOM, ""
+
+
+def held_by_others(figures: OomFigures, memory: Memory) -> int | None:
+    """Return the bytes of the device that are not ours, as far as anything tells.
+
+    Computed from what is left over first: the processes a message lists are seldom all of them.
+    """
+    capacity, free = figures.capacity_bytes, figures.free_bytes
+    own = figures.process_bytes or figures.reserved_bytes or figures.allocated_bytes
+    if capacity is not None and free is not None and own is not None and own <= capacity:
+        return max(0, capacity - free - own)
+    if figures.other_processes_bytes is not None:
+        return figures.other_processes_bytes
+    return memory.device_others_bytes
+
+
+def near_limit(data_bytes: int | None, memory: Memory) -> bool | None:
+    """Say whether a process of this size was close to its limit; None when nobody knows."""
+    if data_bytes is None or not memory.limit_bytes:
+        return None
+    share = data_bytes / memory.limit_bytes
+    if share >= NEAR_LIMIT_SHARE:
+        return True
+    return False if share < FAR_FROM_LIMIT_SHARE else None
+
+
+def _fragmented(figures: OomFigures, capacity: int) -> bool:
+    requested, free = figures.requested_bytes, figures.free_bytes
+    reserved, allocated = figures.reserved_bytes, figures.allocated_bytes
+    if requested is None or free is None or reserved is None or allocated is None:
+        return False
+    if figures.limit_bytes is not None:
+        # Under a cap the message still names the whole card's free memory.
+        free = max(0, min(free, figures.limit_bytes - reserved))
+        capacity = min(capacity, figures.limit_bytes)
+    unallocated = reserved - allocated
+    if unallocated < 0 or reserved > _LARGEST_BELIEVABLE * capacity:
+        return False
+    return unallocated >= FRAGMENTED_SHARE * capacity and free + unallocated >= requested

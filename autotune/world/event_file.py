@@ -1,0 +1,140 @@
+"""Follows the events each rank writes about itself, and believes none of them blindly."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.core.evidence import Gap
+from autotune.world.line_splitter import LineSplitter
+
+KINDS = frozenset({
+    "start", "phase", "settings", "step", "eval", "checkpoint", "stopped", "finished", "proven",
+    "exception",
+})  # fmt: skip
+LINE_BYTES = 256 * 1024  # half of the longest line that is read as an event
+POLL_BYTES = 2 * 1024 * 1024  # of one rank
+MOST_RANKS = 4096
+TEXT_CHARACTERS = 64 * 1024
+MOST_ITEMS = 2000
+MOST_DEPTH = 6
+_NAME = re.compile(r"rank(\d{1,5})\.jsonl")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event as a rank reported it; `fields` holds plain JSON values of any type."""
+
+    rank: int  # of the file it stands in, whatever the event itself says
+    kind: str
+    fields: dict[str, Any]
+
+
+class EventFile:
+    """Reads what is new in one rank's file."""
+
+    def __init__(self, path: Path, rank: int) -> None:
+        """Start at the beginning of the file, which may not exist yet."""
+        self._path = path
+        self._rank = rank
+        self._splitter = LineSplitter(self._take, LINE_BYTES)
+        self._events: list[Event] = []
+        self._offset = 0
+        self.ignored = 0  # lines that are no event
+
+    def poll(self, most_bytes: int = POLL_BYTES) -> list[Event]:
+        """Return the events that are new; a half-written last line waits for the next poll."""
+        try:
+            with self._path.open("rb", buffering=0) as stream:
+                size = stream.seek(0, 2)
+                if size < self._offset:  # it was truncated; what it says now is said again
+                    self.ignored += 1
+                    self._offset = 0
+                stream.seek(self._offset)
+                chunk = stream.read(most_bytes)
+        except OSError:
+            return []
+        self._offset += len(chunk)
+        self._splitter.feed(chunk)
+        events, self._events = self._events, []
+        return events
+
+    def _take(self, raw: bytes) -> None:
+        if not raw.strip():
+            return
+        event = parse_event(raw, self._rank)
+        if event is None:
+            self.ignored += 1
+        else:
+            self._events.append(event)
+
+
+class EventFolder:
+    """All ranks' files of one attempt, found as they appear."""
+
+    def __init__(self, folder: Path) -> None:
+        """Follow `folder`, which may not exist yet."""
+        self._folder = folder
+        self._files: dict[int, EventFile] = {}
+
+    def poll(self) -> list[Event]:
+        """Return what is new, rank by rank."""
+        for rank, path in self._found():
+            if rank not in self._files and len(self._files) < MOST_RANKS:
+                self._files[rank] = EventFile(path, rank)
+        return [event for rank in sorted(self._files) for event in self._files[rank].poll()]
+
+    def gaps(self) -> tuple[Gap, ...]:
+        """Return how many lines of which rank were no events."""
+        return tuple(
+            Gap(f"events of rank {rank}", f"{file.ignored} lines were no events")
+            for rank, file in sorted(self._files.items())
+            if file.ignored
+        )
+
+    def _found(self) -> Iterator[tuple[int, Path]]:
+        try:
+            for path in self._folder.iterdir():
+                match = _NAME.fullmatch(path.name)
+                # A pipe or a device under that name would hold us for ever.
+                if match and path.is_file():
+                    yield int(match[1]), path
+        except OSError:
+            return
+
+
+def parse_event(raw: bytes, rank: int) -> Event | None:
+    """Return the event, or None where the line is none; never raises."""
+    if len(raw) > 2 * LINE_BYTES:
+        return None
+    try:
+        plain = json.loads(raw.decode("utf-8", "replace"), parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(plain, dict) or not isinstance(plain.get("kind"), str):
+        return None
+    kind = plain.pop("kind")
+    if kind not in KINDS:
+        return None
+    return Event(rank, kind, {str(k)[:200]: _tame(v, 1) for k, v in list(plain.items())[:200]})
+
+
+def _tame(value: Any, depth: int) -> Any:
+    """Cut what is too long or too deep, and make None of a number that is none."""
+    if isinstance(value, str):
+        return value[:TEXT_CHARACTERS]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if abs(value) < 2**63 else None
+    if isinstance(value, (dict, list)) and depth >= MOST_DEPTH:
+        return None
+    if isinstance(value, dict):
+        items = list(value.items())[:MOST_ITEMS]
+        return {str(key)[:200]: _tame(item, depth + 1) for key, item in items}
+    if isinstance(value, list):
+        return [_tame(item, depth + 1) for item in value[:MOST_ITEMS]]
+    return value

@@ -1,0 +1,1 @@
+"""Tests of the pure part: plain values in, plain values out."""

@@ -1,0 +1,1 @@
+"""Tests of the contacts with the world, made with real files and real children."""

@@ -1,0 +1,1 @@
+"""Tiny programs that each die one way for real."""

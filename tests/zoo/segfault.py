@@ -1,0 +1,7 @@
+"""Reads an address that is not mapped."""
+
+import ctypes
+import faulthandler
+
+faulthandler.enable()
+ctypes.string_at(8)
