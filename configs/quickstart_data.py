@@ -15,18 +15,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 VOCABULARY = 8192
-SAMPLES = 512
+SAMPLES = 480
 LONG_SAMPLES = 4
 LONG_FROM = 0.63  # where in the file the first long sample stands
-REGULAR_TOKENS = 192
+LONG_APART = 9
+# Alike in length, so that every regular batch is about as large as the first.
+REGULAR_TOKENS = (200, 240)  # before the prompt, which takes a few more
 LONG_TOKENS = 560  # more than the quickstart's sequence of 512, which cuts them
 END = "<|end|>"
 PAD = "<|pad|>"
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "turtledemo"}
 
 
-def docstrings(library: Path) -> Iterator[tuple[str, str]]:
-    """Each documented function, class and module of the library with its docstring."""
+def docstrings(library: Path) -> Iterator[tuple[str, str, str]]:
+    """Module, name and docstring of everything documented in the library."""
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).with_suffix("").parts
         if SKIPPED.intersection(parts):
@@ -40,7 +42,7 @@ def docstrings(library: Path) -> Iterator[tuple[str, str]]:
             if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
                 text = ast.get_docstring(node)
                 if text and len(text) > 60:
-                    yield f"{module}.{getattr(node, 'name', '')}".strip("."), text
+                    yield module, getattr(node, "name", "the module"), text
 
 
 def train_tokenizer(texts: list[str], folder: Path) -> object:
@@ -68,19 +70,36 @@ def train_tokenizer(texts: list[str], folder: Path) -> object:
     return tokenizer
 
 
-def choose(pairs: list[tuple[str, str]], tokenizer: object) -> list[dict[str, str]]:
+def grouped(docs: list[tuple[str, str, str]], sizes: list[int]) -> Iterator[dict[str, str]]:
+    """Neighbouring docstrings of one module, gathered until a sample is about full."""
+    module, total, parts = "", 0, []
+    for (owner, name, text), size in zip(docs, sizes, strict=True):
+        if owner != module or total + size > REGULAR_TOKENS[1]:
+            if total >= REGULAR_TOKENS[0]:
+                yield {"prompt": f"What is in {module}?\n", "completion": "\n\n".join(parts)}
+            module, total, parts = owner, 0, []
+        if size <= REGULAR_TOKENS[1]:
+            total += size
+            parts.append(f"{name}: {text}")
+
+
+def choose(docs: list[tuple[str, str, str]], tokenizer: object) -> list[dict[str, str]]:
     """Regular samples in an even spread over the library, and the long ones in their places."""
-    rows = [{"prompt": f"What is {name}?\n", "completion": text} for name, text in pairs]
-    encoded = tokenizer.encode_batch([row["prompt"] + row["completion"] for row in rows])  # type: ignore[attr-defined]
-    lengths = [len(one.ids) for one in encoded]
-    regular = [row for row, size in zip(rows, lengths, strict=True) if 48 <= size <= REGULAR_TOKENS - 2]
-    long = [row for row, size in zip(rows, lengths, strict=True) if size >= LONG_TOKENS]
+    lines = [f"{name}: {text}\n\n" for _, name, text in docs]
+    encode = tokenizer.encode_batch  # type: ignore[attr-defined]
+    sizes = [len(one.ids) for one in encode(lines)]
+    regular = list(grouped(docs, sizes))
+    long = [
+        {"prompt": f"What is {owner}.{name}?\n", "completion": text}
+        for (owner, name, text), size in zip(docs, sizes, strict=True)
+        if size >= LONG_TOKENS
+    ]
     wanted = SAMPLES - LONG_SAMPLES
     if len(regular) < wanted or len(long) < LONG_SAMPLES:
         raise SystemExit("error: this Python's library has too few docstrings for the quickstart")
     chosen = [regular[at * len(regular) // wanted] for at in range(wanted)]
     for at in range(LONG_SAMPLES):
-        place = int(SAMPLES * LONG_FROM) + at * 9
+        place = int(SAMPLES * LONG_FROM) + at * LONG_APART
         chosen.insert(place, long[at * len(long) // LONG_SAMPLES])
     return chosen
 
@@ -89,9 +108,9 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         raise SystemExit("usage: python quickstart_data.py OUT_DIR")
     out = Path(sys.argv[1])
-    pairs = list(dict.fromkeys(docstrings(Path(sysconfig.get_path("stdlib")))))
-    tokenizer = train_tokenizer([text for _, text in pairs], out / "tokenizer")
-    rows = choose(pairs, tokenizer)
+    docs = list(dict.fromkeys(docstrings(Path(sysconfig.get_path("stdlib")))))
+    tokenizer = train_tokenizer([text for _, _, text in docs], out / "tokenizer")
+    rows = choose(docs, tokenizer)
     with (out / "train.jsonl").open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -507,12 +507,15 @@ def set_memory_limit(memory: dict[str, Any]) -> None:
 
 
 def set_threads(world_size: int) -> None:
+    """Share the cores among the ranks, unless the owner has said how many threads each may use."""
     if "OMP_NUM_THREADS" in os.environ:
         return
     import torch
 
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(max(1, cores // world_size))
+    threads = max(1, len(os.sched_getaffinity(0)) // world_size)
+    torch.set_num_threads(threads)
+    # Said here too, because accelerate would else choose for us, by cores and not by ranks.
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
 
 
 # --------------------------------------------------------------------------------------- model
@@ -850,7 +853,7 @@ def settings_in_force(trainer: Any, engine: Any) -> dict[str, Any]:
         "offload_optimizer": offload_device(engine.zero_offload_optimizer()),
         "offload_param": offload_device(engine.zero_offload_param()),
         "quantization": "nf4" if any(hasattr(one, "quant_state") for one in parameters) else "none",
-        "activation_checkpointing": bool(getattr(model, "is_gradient_checkpointing", False)),
+        "activation_checkpointing": checkpoints_activations(model),
         "dtype": str(next(engine.module.parameters()).dtype).removeprefix("torch."),
         "attention": getattr(model.config, "_attn_implementation", None),
         "reduce_bucket_elements": plain_int(getattr(optimizer, "reduce_bucket_size", None)),
@@ -871,6 +874,10 @@ def settings_in_force(trainer: Any, engine: Any) -> dict[str, Any]:
             size for size, one in zip(sizes, parameters, strict=True) if one.requires_grad
         ),
     }
+
+
+def checkpoints_activations(model: Any) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def groups_in_force(optimizer: Any) -> list[dict[str, Any]]:
@@ -1171,6 +1178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Nothing here may reach a model hub; what is not on disk is missing.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # transformers imports pyarrow where it finds it, whose own pool takes 1 GiB at once.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     rank, world_size = place_in_world(given.local_rank)
     settings = load_settings(given.settings)
     channel = settings["channel"]
@@ -1188,4 +1197,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Taking the interpreter down with the communication threads alive now and then ends in an
+    # abort after the last checkpoint; everything is written, so leave without it.
+    os._exit(code)
