@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import math
 import os
@@ -50,7 +49,9 @@ def load_settings(path: Path) -> dict[str, Any]:
     """TRAIN_JSON with every path made absolute, so that the folder it lies in can be moved."""
     settings: dict[str, Any] = json.loads(path.read_text())
     if settings.get("schema") != SCHEMA:
-        raise SettingsError(f"{path}: schema {settings.get('schema')!r}; this trainer reads {SCHEMA}")
+        raise SettingsError(
+            f"{path}: schema {settings.get('schema')!r}; this trainer reads {SCHEMA}"
+        )
     for section, key in (
         ("model", "path"),
         ("model", "tokenizer"),
@@ -80,7 +81,9 @@ def refuse_impossible(settings: dict[str, Any]) -> None:
     if settings["data"].get("packing"):
         raise SettingsError("data.packing: this trainer does not pack samples; set it to false")
     if method["quantization"] != "none" and method["kind"] != "lora":
-        raise SettingsError("method.quantization: 4-bit weights cannot be trained in full; use lora")
+        raise SettingsError(
+            "method.quantization: 4-bit weights cannot be trained in full; use lora"
+        )
     if (model.get("path") is None) == (model.get("config") is None):
         raise SettingsError("model: give exactly one of path and config")
 
@@ -92,7 +95,7 @@ def process_bytes() -> tuple[int | None, int | None]:
     """VmData and VmRSS of this process; None where the kernel does not say."""
     found: dict[str, int] = {}
     try:
-        with open("/proc/self/status", encoding="ascii") as status:
+        with Path("/proc/self/status").open(encoding="ascii") as status:
             for line in status:
                 if line.startswith(("VmData:", "VmRSS:")):
                     name, amount, _ = line.split()
@@ -280,9 +283,7 @@ def spans_of_chat(messages: list[dict[str, str]], tokenizer: Any) -> tuple[str, 
     """The rendered conversation and where the assistant speaks, found by rendering its prefixes."""
 
     def render(part: list[dict[str, str]], ask: bool) -> str:
-        return str(
-            tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=ask)
-        )
+        return str(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=ask))
 
     text = render(messages, False)
     spans = []
@@ -302,7 +303,9 @@ def spans_of_chat(messages: list[dict[str, str]], tokenizer: Any) -> tuple[str, 
 class Rows:
     """A JSONL file as token ids and labels, encoded row by row when asked for."""
 
-    def __init__(self, path: Path, rows: Sequence[tuple[int, int]], tokenizer: Any, data: Any) -> None:
+    def __init__(
+        self, path: Path, rows: Sequence[tuple[int, int]], tokenizer: Any, data: Any
+    ) -> None:
         self.path = path
         self.rows = list(rows)
         self.tokenizer = tokenizer
@@ -593,9 +596,7 @@ def finish_model(settings: dict[str, Any], model: Any) -> Any:
     method = settings["method"]
     model.config.use_cache = False
     if settings["activation_checkpointing"]:
-        model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if method["kind"] != "lora":
         return model
     import peft
@@ -642,7 +643,9 @@ def token_loss(logits: Any, labels: Any) -> Any:
 
 def group_settings(optimizer: Any) -> list[dict[str, Any]]:
     names = ("weight_decay", "betas", "eps")
-    return [{name: group[name] for name in names if name in group} for group in optimizer.param_groups]
+    return [
+        {name: group[name] for name in names if name in group} for group in optimizer.param_groups
+    ]
 
 
 class Supervised:
@@ -773,7 +776,10 @@ def restore_learning_rate(optimizer: Any, scheduler: Any) -> None:
     rules = getattr(scheduler, "lr_lambdas", None)
     if rules is None:
         return
-    rates = [base * rule(scheduler.last_epoch) for base, rule in zip(scheduler.base_lrs, rules, strict=True)]
+    rates = [
+        base * rule(scheduler.last_epoch)
+        for base, rule in zip(scheduler.base_lrs, rules, strict=True)
+    ]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     scheduler._last_lr = rates
@@ -831,7 +837,8 @@ def keep_newest(folder: Path, keep: int) -> None:
     The Trainer's own rotation runs before the new checkpoint is known to be whole, and goes by
     modification times, which a copied folder does not keep.
     """
-    steps = sorted(int(path.parent.name.split("-")[1]) for path in folder.glob("checkpoint-*/" + COMPLETE_MARK))
+    complete = folder.glob("checkpoint-*/" + COMPLETE_MARK)
+    steps = sorted(int(mark.parent.name.split("-")[1]) for mark in complete)
     for step in steps[: -max(keep, 1)]:
         shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
 
@@ -866,8 +873,7 @@ def settings_in_force(trainer: Any, engine: Any) -> dict[str, Any]:
         "param_groups": groups_in_force(optimizer),
         "soft_limit_bytes": soft_limit_bytes(),
         "allocator": {
-            name: os.environ.get(name)
-            for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+            name: os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
         },
         "parameters": sum(sizes),
         "trainable_parameters": sum(
@@ -932,14 +938,14 @@ class StepWatch:
         self.stopped_at: int | None = None
         self.last_loss: float | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         # On resume the checkpoint's own figures would win over what this plan says.
         state.save_steps = args.save_steps
         state.eval_steps = args.eval_steps
         state.logging_steps = args.logging_steps
         state.train_batch_size = args.per_device_train_batch_size
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.started = time.monotonic()
         self.trainer.step_samples = []
         self.trainer.step_loss = None
@@ -998,7 +1004,8 @@ def total_steps(settings: dict[str, Any], per_epoch: int) -> int:
     schedule = settings["schedule"]
     if schedule.get("max_steps") is not None:
         return int(schedule["max_steps"])
-    return math.ceil(schedule["epochs"] * per_epoch)
+    # Rounded first: 0.1 x 30 is a little more than 3 in floating point.
+    return math.ceil(round(float(schedule["epochs"]) * per_epoch, 6))
 
 
 def step_of_checkpoint(settings: dict[str, Any]) -> int:
@@ -1105,7 +1112,8 @@ def build_trainer(
 def train(settings: dict[str, Any], reporter: Reporter, rank: int) -> None:
     output = settings["checkpoints"]["dir"]
     trainer, watch = build_trainer(settings, output, reporter, rank)
-    total, resume = trainer.args.max_steps, settings["checkpoints"].get("resume")
+    total: int = trainer.args.max_steps
+    resume = settings["checkpoints"].get("resume")
     reporter.step = step_of_checkpoint(settings)
     if reporter.step < total:  # a Trainer resumed at its last step would take one more
         trainer.train(resume_from_checkpoint=resume)
