@@ -20,7 +20,7 @@ LONG_SAMPLES = 4
 LONG_FROM = 0.63  # where in the file the first long sample stands
 LONG_APART = 9
 # Alike in length, so that every regular batch is about as large as the first.
-REGULAR_TOKENS = (200, 240)  # before the prompt, which takes a few more
+REGULAR_TOKENS = (252, 288)  # before the prompt, which takes a few more
 LONG_TOKENS = 560  # more than the quickstart's sequence of 512, which cuts them
 END = "<|end|>"
 PAD = "<|pad|>"
