@@ -1,0 +1,1213 @@
+"""Trains a causal language model as TRAIN_JSON says and reports each step, beside no other file.
+
+Started by the DeepSpeed launcher, by torchrun or alone; it imports the standard library and the
+training stack only, so a copy of it beside a known-good launch.sh is all that a relaunch needs.
+The reading order is the order of a run: settings, reporting, data, limits, model, trainer, main.
+
+Training rows are JSON lines of one of three shapes: {"messages": [{"role", "content"}, ...]},
+{"prompt", "completion"} or {"text"}. Sample ids in events count the non-blank lines from 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import random
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+IGNORED = -100  # the label that carries no loss
+NULL_ROW = -1  # the sample id of a row that only fills up the last global batch of an epoch
+PAD_MULTIPLE = 8
+IDS_IN_EVENT = 256
+COMPLETE_MARK = "autotune-complete.json"
+WATCH_SECONDS = 0.05
+
+
+class SettingsError(Exception):
+    """TRAIN_JSON or the data asks for something this trainer refuses."""
+
+
+# ------------------------------------------------------------------------------------ settings
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """TRAIN_JSON with every path made absolute, so that the folder it lies in can be moved."""
+    settings: dict[str, Any] = json.loads(path.read_text())
+    if settings.get("schema") != SCHEMA:
+        raise SettingsError(
+            f"{path}: schema {settings.get('schema')!r}; this trainer reads {SCHEMA}"
+        )
+    for section, key in (
+        ("model", "path"),
+        ("model", "tokenizer"),
+        ("data", "train"),
+        ("data", "eval"),
+        ("checkpoints", "dir"),
+        ("checkpoints", "resume"),
+        ("channel", "events"),
+        ("channel", "control"),
+    ):
+        value = settings[section].get(key)
+        if value is not None:
+            settings[section][key] = str(path.resolve().parent / value)
+    refuse_impossible(settings)
+    return settings
+
+
+def refuse_impossible(settings: dict[str, Any]) -> None:
+    """Refuse what would otherwise train something else in silence."""
+    batch, method, model = settings["batch"], settings["method"], settings["model"]
+    product = batch["micro"] * batch["accumulation"] * batch["world_size"]
+    if product != batch["global"]:
+        raise SettingsError(
+            f"batch: micro {batch['micro']} x accumulation {batch['accumulation']} x world size "
+            f"{batch['world_size']} is {product}, not the global batch {batch['global']}"
+        )
+    if settings["data"].get("packing"):
+        raise SettingsError("data.packing: this trainer does not pack samples; set it to false")
+    if method["quantization"] != "none" and method["kind"] != "lora":
+        raise SettingsError(
+            "method.quantization: 4-bit weights cannot be trained in full; use lora"
+        )
+    if (model.get("path") is None) == (model.get("config") is None):
+        raise SettingsError("model: give exactly one of path and config")
+
+
+# ----------------------------------------------------------------------------------- reporting
+
+
+def process_bytes() -> tuple[int | None, int | None]:
+    """VmData and VmRSS of this process; None where the kernel does not say."""
+    found: dict[str, int] = {}
+    try:
+        with Path("/proc/self/status").open(encoding="ascii") as status:
+            for line in status:
+                if line.startswith(("VmData:", "VmRSS:")):
+                    name, amount, _ = line.split()
+                    found[name] = int(amount) * 1024
+    except (OSError, ValueError):  # a reading we do not have is a gap
+        pass
+    return found.get("VmData:"), found.get("VmRSS:")
+
+
+class Reporter:
+    """Writes this rank's events; a fault in it costs an event and never the training."""
+
+    def __init__(self, folder: Path, rank: int, attempt: int) -> None:
+        self.rank = rank
+        self.attempt = attempt
+        self.phase = "load"
+        self.step = 0
+        self.lost_events = 0
+        self.peak_data_bytes = 0
+        self._file: int | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Opened now: when memory has run out it may be too late to open anything.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            self._file = os.open(folder / f"rank{rank}.jsonl", flags, 0o600)
+        except OSError:
+            self.lost_events += 1
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        event = {
+            "t": time.time(),
+            "rank": self.rank,
+            "kind": kind,
+            "attempt": self.attempt,
+            **fields,
+        }
+        try:
+            if self._file is None:
+                raise OSError("no event file")
+            os.write(self._file, (json.dumps(event, default=str) + "\n").encode())
+        except Exception:  # an event is evidence; the training is the work
+            self.lost_events += 1
+
+    def enter(self, phase: str) -> None:
+        """Name the phase and say so; fine phases inside a step only set `phase`."""
+        self.phase = phase
+        self.emit("phase", phase=phase, memory=self.memory())
+
+    def memory(self) -> dict[str, int | None]:
+        """What this process holds; the allocator's figures are gaps where there is no GPU."""
+        data, rss = process_bytes()
+        self.peak_data_bytes = max(self.peak_data_bytes, data or 0)
+        figures: dict[str, int | None] = {
+            "data_bytes": data,
+            "rss_bytes": rss,
+            "peak_data_bytes": self.peak_data_bytes or None,
+            "allocated_bytes": None,
+            "reserved_bytes": None,
+            "peak_allocated_bytes": None,
+            "peak_reserved_bytes": None,
+        }
+        torch = sys.modules.get("torch")
+        if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
+            figures["allocated_bytes"] = torch.cuda.memory_allocated()
+            figures["reserved_bytes"] = torch.cuda.memory_reserved()
+            figures["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
+            figures["peak_reserved_bytes"] = torch.cuda.max_memory_reserved()
+        return figures
+
+    def watch_peak(self) -> None:
+        """Follow VmData from a thread: the kernel keeps no high-water mark of it."""
+
+        def follow() -> None:
+            while True:
+                self.peak_data_bytes = max(self.peak_data_bytes, process_bytes()[0] or 0)
+                time.sleep(WATCH_SECONDS)
+
+        # A default stack would itself count 8 MiB against the limit.
+        before = threading.stack_size(512 * 1024)
+        threading.Thread(target=follow, name="peak-memory", daemon=True).start()
+        threading.stack_size(before)
+
+    def failed(self, error: BaseException) -> None:
+        """Report what ended this rank, with memory to spare for saying it."""
+        lift_memory_limit()
+        text = "".join(traceback.format_exception(error))
+        self.emit(
+            "exception",
+            type=f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),
+            message=str(error)[:4000],
+            phase=self.phase,
+            step=self.step,
+            traceback=text[-8000:],
+            memory=self.memory(),
+        )
+
+
+def plain_number(value: float | None) -> float | str | None:
+    """A number JSON can hold; float() reads "nan" and "inf" back."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def installed_versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {}
+    for name in ("torch", "transformers", "peft", "deepspeed", "bitsandbytes"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+# ---------------------------------------------------------------------------------------- data
+
+
+def check_row(row: Any) -> str | None:
+    """The sentence that says what is wrong with a row, or None."""
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    if "messages" in row:
+        messages = row["messages"]
+        if not isinstance(messages, list) or not messages:
+            return '"messages" must be a list with at least one message'
+        for message in messages:
+            if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+                return 'every message needs a "role"'
+            if not isinstance(message.get("content"), str):
+                return 'every message needs a "content" string'
+        return None
+    if "prompt" in row or "completion" in row:
+        if not isinstance(row.get("prompt"), str) or not isinstance(row.get("completion"), str):
+            return '"prompt" and "completion" must both be strings'
+        return None
+    if isinstance(row.get("text"), str):
+        return None
+    return 'expected "messages", "prompt" and "completion", or "text"'
+
+
+def read_rows(path: Path) -> list[tuple[int, int]]:
+    """Where each row lies (byte offset, line number); a bad line is named."""
+    rows: list[tuple[int, int]] = []
+    offset = 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    fault = check_row(json.loads(line))
+                except ValueError as error:
+                    fault = f"not JSON: {error}"
+                if fault:
+                    raise SettingsError(f"{path}:{number}: {fault}")
+                rows.append((offset, number))
+            offset += len(line)
+    if not rows:
+        raise SettingsError(f"{path}: holds no rows")
+    return rows
+
+
+def spans_of_row(row: dict[str, Any], tokenizer: Any) -> tuple[str, list[tuple[int, int]], bool]:
+    """A row's text, the stretches of it that are the model's answer, and whether to add marks.
+
+    Without a chat template a conversation reads "role: content" line by line, and each answer
+    ends in the end-of-text token.
+    """
+    end = tokenizer.eos_token or ""
+    if "messages" not in row:
+        prompt, answer = row.get("prompt", ""), row.get("completion", row.get("text", ""))
+        text = prompt + answer + end
+        return text, [(len(prompt), len(text))], True
+    if getattr(tokenizer, "chat_template", None):
+        return (*spans_of_chat(row["messages"], tokenizer), False)
+    text, spans = "", []
+    for message in row["messages"]:
+        text += f"{message['role']}: "
+        start = len(text)
+        text += message["content"]
+        if message["role"] == "assistant":
+            text += end
+            spans.append((start, len(text)))
+        text += "\n"
+    return text, spans, True
+
+
+def spans_of_chat(messages: list[dict[str, str]], tokenizer: Any) -> tuple[str, list[Any]]:
+    """The rendered conversation and where the assistant speaks, found by rendering its prefixes."""
+
+    def render(part: list[dict[str, str]], ask: bool) -> str:
+        return str(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=ask))
+
+    text = render(messages, False)
+    spans = []
+    for at, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before, after = render(messages[:at], True), render(messages[: at + 1], False)
+        if not text.startswith(after) or not after.startswith(before):
+            raise SettingsError(
+                f"the chat template renders message {at + 1} differently once more messages "
+                "follow, so its answer cannot be told apart; set data.response_only to false"
+            )
+        spans.append((len(before), len(after)))
+    return text, spans
+
+
+class Rows:
+    """A JSONL file as token ids and labels, encoded row by row when asked for."""
+
+    def __init__(
+        self, path: Path, rows: Sequence[tuple[int, int]], tokenizer: Any, data: Any
+    ) -> None:
+        self.path = path
+        self.rows = list(rows)
+        self.tokenizer = tokenizer
+        self.sequence = int(data["sequence"])
+        self.response_only = bool(data["response_only"])
+        if not getattr(tokenizer, "is_fast", False):
+            raise SettingsError("the tokenizer has no fast version, which tells where tokens lie")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index == NULL_ROW:
+            return {"sample": NULL_ROW, "ids": [self.pad_id], "labels": [IGNORED]}
+        offset, number = self.rows[index]
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            row = json.loads(file.readline())
+        try:
+            ids, labels = self.encode(row)
+        except SettingsError as error:
+            raise SettingsError(f"{self.path}:{number}: {error}") from error
+        return {"sample": index, "ids": ids[: self.sequence], "labels": labels[: self.sequence]}
+
+    @property
+    def pad_id(self) -> int:
+        for name in ("pad_token_id", "eos_token_id"):
+            value = getattr(self.tokenizer, name, None)
+            if value is not None:
+                return int(value)
+        return 0
+
+    def encode(self, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+        text, spans, marks = spans_of_row(row, self.tokenizer)
+        coded = self.tokenizer(
+            text, add_special_tokens=marks, return_offsets_mapping=True, verbose=False
+        )
+        ids = list(coded["input_ids"])
+        if not self.response_only:
+            return ids, list(ids)
+        labels = [IGNORED] * len(ids)
+        for at, (start, stop) in enumerate(coded["offset_mapping"]):
+            # A token belongs to the answer if it ends inside it: one that straddles the border
+            # carries the answer's first characters.
+            if stop > start and any(first < stop <= last for first, last in spans):
+                labels[at] = ids[at]
+        return ids, labels
+
+
+class Order:
+    """One rank's micro-batches of an epoch.
+
+    Optimizer step k of an epoch takes entries [k*G, (k+1)*G) of the epoch's order whatever
+    micro-batch, accumulation and world size make up G, so a resume under another factorisation
+    goes on exactly where the last one stopped. Null rows fill up the last global batch.
+    """
+
+    def __init__(
+        self, count: int, batch: dict[str, int], rank: int, *, shuffle: bool, seed: int
+    ) -> None:
+        self.count = count
+        self.micro = batch["micro"]
+        self.accumulation = batch["accumulation"]
+        self.world_size = batch["world_size"]
+        self.rank = rank
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+
+    @property
+    def global_batch(self) -> int:
+        return self.micro * self.accumulation * self.world_size
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-self.count // self.global_batch)
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulation
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def entries(self) -> list[int]:
+        order = list(range(self.count))
+        if self.shuffle:
+            random.Random(f"{self.seed}/{self.epoch}").shuffle(order)  # noqa: S311
+        return order + [NULL_ROW] * (self.steps * self.global_batch - self.count)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.entries()
+        for first in range(self.rank * self.micro, len(order), self.world_size * self.micro):
+            yield order[first : first + self.micro]
+
+
+class Longest(Order):
+    """One step over the longest rows, for a rehearsal."""
+
+    def __init__(self, lengths: Sequence[int], batch: dict[str, int], rank: int) -> None:
+        super().__init__(len(lengths), batch, rank, shuffle=False, seed=0)
+        ranked = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        self.longest = ranked[: self.global_batch]
+
+    @property
+    def steps(self) -> int:
+        return 1
+
+    def entries(self) -> list[int]:
+        return self.longest + [NULL_ROW] * (self.global_batch - len(self.longest))
+
+
+def eval_batches(count: int, micro: int, rank: int, world_size: int) -> Iterator[list[int]]:
+    """Every rank gets as many evaluation batches as the others, or ZeRO-3 would wait for ever."""
+    stride = micro * world_size
+    for first in range(0, count, stride):
+        indices = range(first + rank * micro, first + (rank + 1) * micro)
+        yield [index if index < count else NULL_ROW for index in indices]
+
+
+def split_rows(rows: list[Any], fraction: float) -> tuple[list[Any], list[Any]]:
+    """The tail of the file is held out for evaluation."""
+    held = math.ceil(len(rows) * fraction)
+    if fraction and held >= len(rows):
+        raise SettingsError(f"data.eval_fraction {fraction} leaves no rows to train on")
+    return rows[: len(rows) - held], rows[len(rows) - held :]
+
+
+def collate(rows: Sequence[dict[str, Any]], pad_id: int, sequence: int) -> dict[str, Any]:
+    """Rows padded on the right to the longest of them, rounded up to a multiple of eight."""
+    import torch
+
+    longest = max(len(row["ids"]) for row in rows)
+    # Never beyond the configured length: the model may know no later position.
+    width = max(longest, min(-(-longest // PAD_MULTIPLE) * PAD_MULTIPLE, sequence))
+    ids, labels, mask = [], [], []
+    for row in rows:
+        empty = width - len(row["ids"])
+        ids.append(row["ids"] + [pad_id] * empty)
+        labels.append(row["labels"] + [IGNORED] * empty)
+        mask.append([1] * len(row["ids"]) + [0] * empty)
+    return {
+        "input_ids": torch.tensor(ids),
+        "labels": torch.tensor(labels),
+        "attention_mask": torch.tensor(mask),
+        "samples": [row["sample"] for row in rows],
+    }
+
+
+# -------------------------------------------------------------------------------------- limits
+
+
+def lift_memory_limit() -> None:
+    """Raise the soft limit to the hard one, so that the failure can still be told."""
+    try:
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+    except (OSError, ValueError):  # nothing better can be done while failing
+        pass
+
+
+def build_ops(deepspeed_config: dict[str, Any]) -> None:
+    """Load what DeepSpeed would compile later: a compiler inherits the limit and dies of it.
+
+    The shared-memory collective is loaded by the communication start-up itself.
+    """
+    zero = deepspeed_config.get("zero_optimization", {})
+    device = (zero.get("offload_optimizer") or {}).get("device", "none")
+    forced = deepspeed_config.get("zero_force_ds_cpu_optimizer", True)
+    if "optimizer" not in deepspeed_config and (device == "none" or not forced):
+        return
+    from deepspeed.accelerator import get_accelerator
+
+    names = ["CPUAdamBuilder"] if device != "none" else ["FusedAdamBuilder"]
+    if device == "nvme":
+        names.append("AsyncIOBuilder")
+    for name in names:
+        builder = get_accelerator().create_op_builder(name)
+        if builder is not None:
+            builder.load(verbose=False)
+
+
+def set_memory_limit(memory: dict[str, Any]) -> None:
+    """From here on the kernel, or the allocator, refuses what lies beyond the limit."""
+    limit = memory.get("limit_bytes")
+    if limit is None:
+        return
+    if memory["device"] == "cpu":
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+        return
+    import torch
+
+    allocator = os.environ.get("PYTORCH_ALLOC_CONF", "") + os.environ.get(
+        "PYTORCH_CUDA_ALLOC_CONF", ""
+    )
+    if "per_process_memory_fraction" not in allocator:
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
+
+
+def set_threads(world_size: int) -> None:
+    """Share the cores among the ranks, unless the owner has said how many threads each may use."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    import torch
+
+    threads = max(1, len(os.sched_getaffinity(0)) // world_size)
+    torch.set_num_threads(threads)
+    # Said here too, because accelerate would else choose for us, by cores and not by ranks.
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+
+
+# --------------------------------------------------------------------------------------- model
+
+
+def torch_dtype(name: str) -> Any:
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
+
+
+def quantized(settings: dict[str, Any]) -> Any:
+    """The 4-bit configuration, or None; storage in the training dtype lets ZeRO-3 shard it."""
+    if settings["method"]["quantization"] == "none":
+        return None
+    import transformers
+
+    dtype = torch_dtype(settings["model"]["dtype"])
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=settings["method"]["double_quantization"],
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype,
+    )
+
+
+def fresh_model(settings: dict[str, Any]) -> Any:
+    """A model with random weights that depend on the seed alone.
+
+    Built before DeepSpeed's configuration is known to transformers: under zero.Init each rank
+    would draw its own part in another order, and the weights would depend on the ZeRO stage.
+    """
+    import transformers
+
+    wanted = dict(settings["model"]["config"])
+    config = transformers.AutoConfig.for_model(wanted.pop("model_type"), **wanted)
+    transformers.set_seed(settings["schedule"]["seed"])
+    return transformers.AutoModelForCausalLM.from_config(
+        config,
+        dtype=torch_dtype(settings["model"]["dtype"]),
+        attn_implementation=settings["model"]["attention"],
+    )
+
+
+def stored_model(settings: dict[str, Any], path: str) -> Any:
+    import transformers
+
+    extra: dict[str, Any] = {}
+    config = quantized(settings)
+    if config is not None:
+        place = "cpu"
+        if settings["memory"]["device"] == "cuda":
+            place = f"cuda:{os.environ['LOCAL_RANK']}"
+        extra = {"quantization_config": config, "device_map": {"": place}}
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=torch_dtype(settings["model"]["dtype"]),
+        attn_implementation=settings["model"]["attention"],
+        trust_remote_code=settings["model"]["trust_remote_code"],
+        local_files_only=True,
+        **extra,
+    )
+
+
+def quantized_fresh_model(settings: dict[str, Any], model: Any) -> Any:
+    """4-bit weights exist only by loading, so random ones take the way over the disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return stored_model(settings, folder)
+
+
+def finish_model(settings: dict[str, Any], model: Any) -> Any:
+    """Activation checkpointing and the adapter, put on the loaded weights."""
+    method = settings["method"]
+    model.config.use_cache = False
+    if settings["activation_checkpointing"]:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if method["kind"] != "lora":
+        return model
+    import peft
+    import transformers
+
+    transformers.set_seed(settings["schedule"]["seed"])
+    adapter = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=method["lora_rank"],
+        lora_alpha=method["lora_alpha"],
+        lora_dropout=method["lora_dropout"],
+        target_modules=method["lora_targets"],
+    )
+    # DeepSpeed keeps the float32 masters; a second float32 copy here would only cost memory.
+    return peft.get_peft_model(model, adapter, autocast_adapter_dtype=False)
+
+
+def load_tokenizer(settings: dict[str, Any]) -> Any:
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(
+        settings["model"]["tokenizer"],
+        trust_remote_code=settings["model"]["trust_remote_code"],
+        local_files_only=True,
+    )
+
+
+# ------------------------------------------------------------------------------------- trainer
+
+
+def token_loss(logits: Any, labels: Any) -> Any:
+    """The summed loss of the labelled tokens; each position predicts the next token."""
+    import torch
+
+    # Shifting the labels and not the logits spares a copy of the largest tensor of the step.
+    targets = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:].contiguous()
+    return torch.nn.functional.cross_entropy(
+        logits.float().view(-1, logits.size(-1)),
+        targets.view(-1).to(logits.device),
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
+
+
+def group_settings(optimizer: Any) -> list[dict[str, Any]]:
+    names = ("weight_decay", "betas", "eps")
+    return [
+        {name: group[name] for name in names if name in group} for group in optimizer.param_groups
+    ]
+
+
+class Supervised:
+    """What our trainer does differently from transformers.Trainer, which stands behind it.
+
+    Mixed in by `build_trainer`, because the training stack is imported only after the limits of
+    this process are known.
+    """
+
+    def prepare_ours(self, settings: dict[str, Any], reporter: Reporter, order: Order) -> None:
+        self.settings = settings
+        self.reporter = reporter
+        self.order = order
+        self.resuming = settings["checkpoints"].get("resume") is not None
+        self.wanted_groups: list[dict[str, Any]] = []
+        self.step_samples: list[int] = []
+        self.step_loss: Any = None
+        self.step_tokens = 0
+        self.step_longest = 0
+        self.last_eval_loss: float | None = None
+
+    # -- data
+
+    def get_train_dataloader(self: Any) -> Any:
+        """Our own order, never handed to accelerate, which would share it out a second time."""
+        import torch
+
+        rows = self.train_dataset
+        loader = torch.utils.data.DataLoader(
+            rows,
+            batch_sampler=self.order,
+            collate_fn=lambda batch: collate(batch, rows.pad_id, rows.sequence),
+        )
+        loader.set_epoch = self.order.set_epoch
+        return loader
+
+    def _get_num_items_in_batch(self: Any, batch_samples: list[Any], device: Any) -> Any:
+        """The labelled tokens of the whole global batch; 1 where there is none to divide by."""
+        import torch
+
+        count = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batch_samples)
+        total = torch.tensor(float(count), device=device, dtype=torch.float64)
+        torch.distributed.all_reduce(total)
+        self.step_tokens = int(total.item())
+        return max(self.step_tokens, 1)
+
+    # -- one step
+
+    def training_step(self: Any, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        self.step_samples += inputs.pop("samples")
+        self.step_longest = max(self.step_longest, inputs["input_ids"].shape[1])
+        self.reporter.phase = "forward"
+        loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
+        self.reporter.phase = "train"
+        self.step_loss = loss.double() if self.step_loss is None else self.step_loss + loss.double()
+        return loss
+
+    def compute_loss(
+        self: Any,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Token losses over the tokens of the global batch; DeepSpeed averages over the ranks."""
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = token_loss(outputs.logits, labels)
+        loss = loss * (self.args.world_size / (num_items_in_batch or 1))
+        self.reporter.phase = "backward"
+        return (loss, outputs) if return_outputs else loss
+
+    # -- optimizer and resume
+
+    def create_scheduler(self: Any, num_training_steps: int, optimizer: Any = None) -> Any:
+        scheduler = super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
+        if optimizer is None:  # the engine stands, and a checkpoint has not been loaded yet
+            self.wanted_groups = group_settings(self.optimizer)
+            if self.resuming:
+                self.reporter.enter("resume")
+        return scheduler
+
+    def _prepare_for_training(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.reporter.enter("optimizer_creation")
+        prepared = super()._prepare_for_training(*args, **kwargs)  # type: ignore[misc]
+        if self.resuming:
+            # A stage-3 universal load puts group 0's weight decay on every group.
+            for group, wanted in zip(self.optimizer.param_groups, self.wanted_groups, strict=True):
+                group.update(wanted)
+            restore_learning_rate(self.optimizer, self.lr_scheduler)
+        watch_engine_step(prepared[0], self.reporter)
+        self.reporter.step = self.state.global_step
+        self.reporter.emit("settings", **settings_in_force(self, prepared[0]))
+        self.reporter.enter("train")
+        return prepared
+
+    # -- evaluation and saving
+
+    def evaluate(self: Any, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        self.reporter.enter("eval")
+        rows = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+        loss = evaluation_loss(self, rows)
+        self.last_eval_loss = loss
+        self.reporter.emit("eval", step=self.state.global_step, loss=plain_number(loss))
+        self.reporter.enter("train")
+        return {"eval_loss": loss}
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        import torch
+
+        self.reporter.enter("save")
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.process_index == 0 and folder.exists():
+            # Shards of another world size must not be taken for this one's.
+            shutil.rmtree(folder)
+        torch.distributed.barrier()
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        torch.distributed.barrier()
+        if self.args.process_index == 0:
+            mark_complete(folder, self.state.global_step, self.settings)
+            keep_newest(Path(self.args.output_dir), self.settings["checkpoints"]["keep"])
+            self.reporter.emit("checkpoint", step=self.state.global_step, path=str(folder))
+        self.reporter.enter("train")
+
+
+def restore_learning_rate(optimizer: Any, scheduler: Any) -> None:
+    """The rate the schedule gives at this step, whatever the loaded optimizer carried."""
+    rules = getattr(scheduler, "lr_lambdas", None)
+    if rules is None:
+        return
+    rates = [
+        base * rule(scheduler.last_epoch)
+        for base, rule in zip(scheduler.base_lrs, rules, strict=True)
+    ]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+
+
+def watch_engine_step(engine: Any, reporter: Reporter) -> None:
+    """Tell the optimizer step from the backward pass, which accelerate runs in one call."""
+    original: Callable[..., Any] = engine.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        reporter.phase = "step"
+        return original(*args, **kwargs)
+
+    engine.step = step
+
+
+def evaluation_loss(trainer: Any, rows: Rows) -> float:
+    """The mean loss over every labelled token of the rows, the same whatever the batch size."""
+    import torch
+
+    args, model = trainer.args, trainer.model_wrapped
+    micro = trainer.settings["batch"]["eval_micro"]
+    if trainer.settings["mode"] == "prove" and trainer.eval_dataset is None:
+        indices: list[int] = [index for index in trainer.order.entries() if index != NULL_ROW]
+    else:
+        indices = list(range(len(rows)))
+    sums = torch.zeros(2, dtype=torch.float64, device=args.device)
+    model.eval()
+    with torch.no_grad():
+        for batch in eval_batches(len(indices), micro, args.process_index, args.world_size):
+            picked = [rows[indices[at] if at != NULL_ROW else NULL_ROW] for at in batch]
+            inputs = collate(picked, rows.pad_id, rows.sequence)
+            inputs.pop("samples")
+            inputs = trainer._prepare_inputs(inputs)
+            labels = inputs.pop("labels")
+            sums[0] += token_loss(model(**inputs).logits, labels).double()
+            sums[1] += (labels[:, 1:] != IGNORED).sum()
+    model.train()
+    torch.distributed.all_reduce(sums)
+    return float(sums[0] / max(float(sums[1]), 1.0))
+
+
+def mark_complete(folder: Path, step: int, settings: dict[str, Any]) -> None:
+    """The last file of a checkpoint: where it stands, every rank had finished writing."""
+    stage = settings["deepspeed"].get("zero_optimization", {}).get("stage", 0)
+    mark = {"step": step, "world_size": settings["batch"]["world_size"], "zero_stage": stage}
+    draft = folder / (COMPLETE_MARK + ".draft")
+    draft.write_text(json.dumps(mark))
+    draft.replace(folder / COMPLETE_MARK)
+
+
+def keep_newest(folder: Path, keep: int) -> None:
+    """Remove old checkpoints, only after a newer one is complete.
+
+    The Trainer's own rotation runs before the new checkpoint is known to be whole, and goes by
+    modification times, which a copied folder does not keep.
+    """
+    complete = folder.glob("checkpoint-*/" + COMPLETE_MARK)
+    steps = sorted(int(mark.parent.name.split("-")[1]) for mark in complete)
+    for step in steps[: -max(keep, 1)]:
+        shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
+
+
+def settings_in_force(trainer: Any, engine: Any) -> dict[str, Any]:
+    """What is really in force, read from the engine, the optimizer and the model."""
+    optimizer, model = engine.optimizer, trainer.model
+    parameters = list(model.parameters())
+    sizes = [getattr(one, "ds_numel", one.numel()) for one in parameters]
+    prefetch = getattr(getattr(optimizer, "parameter_offload", None), "prefetch_bucket_sz", None)
+    if prefetch is None and engine.zero_optimization_stage() == 3:
+        prefetch = engine.zero_prefetch_bucket_size()
+    return {
+        "micro_batch": engine.train_micro_batch_size_per_gpu(),
+        "accumulation": engine.gradient_accumulation_steps(),
+        "global_batch": engine.train_batch_size(),
+        "world_size": trainer.args.world_size,
+        "zero_stage": engine.zero_optimization_stage(),
+        "offload_optimizer": offload_device(engine.zero_offload_optimizer()),
+        "offload_param": offload_device(engine.zero_offload_param()),
+        "quantization": "nf4" if any(hasattr(one, "quant_state") for one in parameters) else "none",
+        "activation_checkpointing": checkpoints_activations(model),
+        "dtype": str(next(engine.module.parameters()).dtype).removeprefix("torch."),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "reduce_bucket_elements": plain_int(getattr(optimizer, "reduce_bucket_size", None)),
+        "allgather_bucket_elements": plain_int(getattr(optimizer, "allgather_bucket_size", None)),
+        "prefetch_bucket_elements": plain_int(prefetch),
+        "eval_micro_batch": trainer.settings["batch"]["eval_micro"],
+        "gather_on_save": bool(engine.zero_gather_16bit_weights_on_model_save()),
+        "total_steps": trainer.args.max_steps,
+        "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
+        "param_groups": groups_in_force(optimizer),
+        "soft_limit_bytes": soft_limit_bytes(),
+        "allocator": {
+            name: os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+        },
+        "parameters": sum(sizes),
+        "trainable_parameters": sum(
+            size for size, one in zip(sizes, parameters, strict=True) if one.requires_grad
+        ),
+    }
+
+
+def checkpoints_activations(model: Any) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def groups_in_force(optimizer: Any) -> list[dict[str, Any]]:
+    names = ("weight_decay", "betas", "eps", "lr")
+    return [{name: group.get(name) for name in names} for group in optimizer.param_groups]
+
+
+def offload_device(config: Any) -> str:
+    device = getattr(config, "device", None)
+    return str(getattr(device, "value", device) or "none")
+
+
+def plain_int(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def soft_limit_bytes() -> int | None:
+    soft = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+class Control:
+    """The supervisor's control file; one that cannot be read is no command."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._stop = False
+
+    def asks_to_stop(self) -> bool:
+        if self.path is None:
+            return False
+        try:
+            state = os.stat(self.path)  # noqa: PTH116
+            seen = (state.st_mtime_ns, state.st_ino, state.st_size)
+            if seen != self._seen:
+                command = json.loads(Path(self.path).read_text())
+                self._stop = isinstance(command, dict) and command.get("command") == "stop"
+                self._seen = seen
+        except (OSError, ValueError):
+            return False
+        return self._stop
+
+
+class StepWatch:
+    """Reports each optimizer step and looks for the supervisor's word at its end."""
+
+    def prepare_ours(self, trainer: Any, control: Control) -> None:
+        self.trainer = trainer
+        self.control_file = control
+        self.started = 0.0
+        self.stopped_at: int | None = None
+        self.last_loss: float | None = None
+
+    def on_train_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        # On resume the checkpoint's own figures would win over what this plan says.
+        state.save_steps = args.save_steps
+        state.eval_steps = args.eval_steps
+        state.logging_steps = args.logging_steps
+        state.train_batch_size = args.per_device_train_batch_size
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.started = time.monotonic()
+        self.trainer.step_samples = []
+        self.trainer.step_loss = None
+        self.trainer.step_longest = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        import torch
+
+        trainer = self.trainer
+        asked = args.process_index == 0 and self.control_file.asks_to_stop()
+        shared = torch.tensor(
+            [float(trainer.step_loss), float(asked)], dtype=torch.float64, device=args.device
+        )
+        torch.distributed.all_reduce(shared)
+        self.last_loss = float(shared[0]) / args.world_size
+        trainer.reporter.step = state.global_step
+        self.report(args, state)
+        if float(shared[1]) > 0 and state.global_step < state.max_steps:
+            self.stopped_at = state.global_step
+            control.should_training_stop = True
+            control.should_save = args.save_strategy != "no"
+            control.should_evaluate = False
+
+    def report(self, args: Any, state: Any) -> None:
+        trainer, seconds = self.trainer, time.monotonic() - self.started
+        ids: Any = trainer.step_samples
+        if len(ids) > IDS_IN_EVENT:
+            ids = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+        rate, norm = trainer._get_learning_rate(), trainer.model_wrapped.get_global_grad_norm()
+        trainer.reporter.emit(
+            "step",
+            step=state.global_step,
+            total=state.max_steps,
+            epoch=state.epoch,
+            loss=plain_number(self.last_loss),
+            lr=rate,
+            grad_norm=plain_number(None if norm is None else float(norm)),
+            seconds=seconds,
+            tokens=trainer.step_tokens,
+            samples=ids,
+            memory=trainer.reporter.memory(),
+            max_length=trainer.step_longest,
+        )
+        if args.process_index == 0:
+            print(
+                f"step {state.global_step}/{state.max_steps} loss {self.last_loss:.6f} "
+                f"lr {rate:.3e} {seconds:.2f} s",
+                flush=True,
+            )
+
+
+# ---------------------------------------------------------------------------------------- main
+
+
+def total_steps(settings: dict[str, Any], per_epoch: int) -> int:
+    schedule = settings["schedule"]
+    if schedule.get("max_steps") is not None:
+        return int(schedule["max_steps"])
+    # Rounded first: 0.1 x 30 is a little more than 3 in floating point.
+    return math.ceil(round(float(schedule["epochs"]) * per_epoch, 6))
+
+
+def step_of_checkpoint(settings: dict[str, Any]) -> int:
+    resume = settings["checkpoints"].get("resume")
+    if resume is None:
+        return 0
+    return int(json.loads((Path(resume) / "trainer_state.json").read_text())["global_step"])
+
+
+def training_arguments(settings: dict[str, Any], output: str, steps: int, evaluate: bool) -> Any:
+    import transformers
+
+    schedule, batch = settings["schedule"], settings["batch"]
+    saving = settings["mode"] == "train"
+    return transformers.TrainingArguments(
+        output_dir=output,
+        max_steps=steps,
+        per_device_train_batch_size=batch["micro"],
+        per_device_eval_batch_size=batch["eval_micro"],
+        gradient_accumulation_steps=batch["accumulation"],
+        learning_rate=schedule["learning_rate"],
+        lr_scheduler_type=schedule["scheduler"],
+        warmup_steps=schedule["warmup_steps"],
+        weight_decay=schedule["weight_decay"],
+        adam_beta1=schedule["adam_betas"][0],
+        adam_beta2=schedule["adam_betas"][1],
+        adam_epsilon=schedule["adam_epsilon"],
+        max_grad_norm=schedule["max_grad_norm"],
+        optim=schedule["optimizer"],
+        seed=schedule["seed"],
+        bf16=settings["model"]["dtype"] == "bf16",
+        fp16=settings["model"]["dtype"] == "fp16",
+        use_cpu=settings["memory"]["device"] == "cpu",
+        deepspeed=settings["deepspeed"],
+        save_strategy="steps" if saving else "no",
+        save_steps=settings["checkpoints"]["every"],
+        save_total_limit=None,  # `keep_newest` does it, after the new checkpoint is whole
+        eval_strategy="steps" if evaluate and saving else "no",
+        eval_steps=schedule.get("eval_every") or steps,
+        ignore_data_skip=not saving,
+        logging_strategy="no",
+        disable_tqdm=True,
+        report_to=[],
+        remove_unused_columns=False,
+        auto_find_batch_size=False,
+    )
+
+
+def load_rows(settings: dict[str, Any], tokenizer: Any) -> tuple[Rows, Rows | None]:
+    data = settings["data"]
+    train_path = Path(data["train"])
+    train, held = read_rows(train_path), []
+    if data.get("eval") is not None:
+        eval_path = Path(data["eval"])
+        held = read_rows(eval_path)
+    else:
+        eval_path = train_path
+        train, held = split_rows(train, data.get("eval_fraction") or 0.0)
+    rows = Rows(train_path, train, tokenizer, data)
+    return rows, Rows(eval_path, held, tokenizer, data) if held else None
+
+
+def choose_order(settings: dict[str, Any], rows: Rows, rank: int) -> Order:
+    if settings["mode"] == "prove":
+        lengths = [len(rows[index]["ids"]) for index in range(len(rows))]
+        return Longest(lengths, settings["batch"], rank)
+    data = settings["data"]
+    return Order(len(rows), settings["batch"], rank, shuffle=data["shuffle"], seed=data["seed"])
+
+
+def build_trainer(
+    settings: dict[str, Any], output: str, reporter: Reporter, rank: int
+) -> tuple[Any, Any]:
+    """The trainer and the watch on its steps, ready for `train`."""
+    import transformers
+
+    fresh = fresh_model(settings) if settings["model"].get("config") is not None else None
+    tokenizer = load_tokenizer(settings)
+    rows, held = load_rows(settings, tokenizer)
+    order = choose_order(settings, rows, rank)
+    steps = total_steps(settings, order.steps)
+    if settings["mode"] == "prove":
+        steps = step_of_checkpoint(settings) + 1
+    arguments = training_arguments(settings, output, steps, held is not None)
+    if fresh is None:
+        model = stored_model(settings, settings["model"]["path"])
+    elif settings["method"]["quantization"] != "none":
+        model = quantized_fresh_model(settings, fresh)
+    else:
+        model = fresh
+    model = finish_model(settings, model)
+    trainer = type("FineTuner", (Supervised, transformers.Trainer), {})(
+        model=model, args=arguments, train_dataset=rows, eval_dataset=held
+    )
+    trainer.prepare_ours(settings, reporter, order)
+    watch = type("Watch", (StepWatch, transformers.TrainerCallback), {})()
+    watch.prepare_ours(trainer, Control(settings["channel"].get("control")))
+    trainer.add_callback(watch)
+    # Plain lines come from the watch; the Trainer's own dictionaries would only repeat them.
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer, watch
+
+
+def train(settings: dict[str, Any], reporter: Reporter, rank: int) -> None:
+    output = settings["checkpoints"]["dir"]
+    trainer, watch = build_trainer(settings, output, reporter, rank)
+    total: int = trainer.args.max_steps
+    resume = settings["checkpoints"].get("resume")
+    reporter.step = step_of_checkpoint(settings)
+    if reporter.step < total:  # a Trainer resumed at its last step would take one more
+        trainer.train(resume_from_checkpoint=resume)
+    reporter.enter("finish")
+    if watch.stopped_at is not None:
+        reporter.emit("stopped", step=watch.stopped_at)
+        return
+    reporter.emit("finished", step=reporter.step, total=total)
+
+
+def prove(settings: dict[str, Any], reporter: Reporter, rank: int) -> None:
+    """One step on the longest rows and one evaluation from the checkpoint, and nothing kept."""
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer, watch = build_trainer(settings, scratch, reporter, rank)
+        trainer.train(resume_from_checkpoint=settings["checkpoints"].get("resume"))
+        trainer.evaluate()
+    reporter.enter("finish")
+    reporter.emit(
+        "proven",
+        step=reporter.step,
+        loss=plain_number(watch.last_loss),
+        eval_loss=plain_number(trainer.last_eval_loss),
+        memory=reporter.memory(),
+    )
+
+
+def place_in_world(local_rank: int | None) -> tuple[int, int]:
+    """Rank and world size; alone, the variables a launcher would have set are made up."""
+    if local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    if "WORLD_SIZE" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def run(settings: dict[str, Any], reporter: Reporter, rank: int, world_size: int) -> None:
+    if world_size != settings["batch"]["world_size"]:
+        raise SettingsError(
+            f"started with {world_size} ranks; the plan is for {settings['batch']['world_size']}"
+        )
+    cpu = settings["memory"]["device"] == "cpu"
+    if cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    import torch
+
+    set_threads(world_size if cpu else 1)
+    if not cpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed("gloo" if cpu else "nccl", auto_mpi_discovery=False, verbose=False)
+    build_ops(settings["deepspeed"])
+    reporter.enter("load")
+    set_memory_limit(settings["memory"])
+    reporter.watch_peak()
+    if settings["mode"] == "prove":
+        prove(settings, reporter, rank)
+    else:
+        train(settings, reporter, rank)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("settings", type=Path, metavar="TRAIN_JSON")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=None)
+    given = parser.parse_args(arguments)
+    # Nothing here may reach a model hub; what is not on disk is missing.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # transformers imports pyarrow where it finds it, whose own pool takes 1 GiB at once.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    rank, world_size = place_in_world(given.local_rank)
+    settings = load_settings(given.settings)
+    channel = settings["channel"]
+    reporter = Reporter(Path(channel["events"]), rank, channel["attempt"])
+    reporter.emit("start", pid=os.getpid(), versions=installed_versions())
+    try:
+        run(settings, reporter, rank, world_size)
+    except BaseException as error:
+        reporter.failed(error)
+        raise
+    import torch
+
+    torch.distributed.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Taking the interpreter down with the communication threads alive now and then ends in an
+    # abort after the last checkpoint; everything is written, so leave without it.
+    os._exit(code)

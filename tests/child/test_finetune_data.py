@@ -1,0 +1,220 @@
+"""The trainer's rows and their order, without starting a training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.child import finetune
+
+SHAPES = [(8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 2, 2), (1, 8, 1), (1, 2, 4)]
+
+
+def order(count: int, shape: tuple[int, int, int], rank: int, **more: Any) -> finetune.Order:
+    micro, accumulation, world_size = shape
+    batch = {"micro": micro, "accumulation": accumulation, "world_size": world_size}
+    return finetune.Order(count, batch, rank, **{"shuffle": True, "seed": 3, **more})
+
+
+def steps(count: int, shape: tuple[int, int, int], epoch: int = 0) -> list[list[int]]:
+    """The sample ids of each optimizer step, over all ranks, in ascending order."""
+    taken: list[list[int]] = []
+    for rank in range(shape[2]):
+        ours = order(count, shape, rank)
+        ours.set_epoch(epoch)
+        batches = list(ours)
+        assert len(batches) == len(ours)
+        for at in range(ours.steps):
+            part = batches[at * shape[1] : (at + 1) * shape[1]]
+            taken.extend([[]] if rank == 0 else [])
+            taken[at] += [index for batch in part for index in batch]
+    return [sorted(step) for step in taken]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("count", [1, 7, 8, 21, 64])
+def test_an_optimizer_step_takes_the_same_samples_under_every_factorisation(
+    count: int, shape: tuple[int, int, int]
+) -> None:
+    assert steps(count, shape) == steps(count, (8, 1, 1))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_last_batch_of_an_epoch_is_filled_with_null_rows(shape: tuple[int, int, int]) -> None:
+    taken = steps(21, shape)
+    assert taken[-1].count(finetune.NULL_ROW) == 3
+    assert sorted(index for step in taken for index in step if index >= 0) == list(range(21))
+
+
+def test_epochs_differ_in_order_and_repeat_exactly() -> None:
+    assert steps(64, (8, 1, 1), epoch=0) != steps(64, (8, 1, 1), epoch=1)
+    assert steps(64, (8, 1, 1), epoch=1) == steps(64, (8, 1, 1), epoch=1)
+
+
+def test_file_order_is_kept_when_shuffling_is_off() -> None:
+    assert order(16, (8, 1, 1), 0, shuffle=False).entries() == list(range(16))
+
+
+def test_skipping_to_a_step_under_another_shape_goes_on_where_the_first_stopped() -> None:
+    before = list(order(64, (4, 2, 1), 0))[: 3 * 2]  # three optimizer steps of two micro-batches
+    after = list(order(64, (2, 4, 1), 0))[3 * 4 :]
+    seen = [index for batch in before + after for index in batch]
+    assert sorted(seen) == list(range(64))
+
+
+def test_a_rehearsal_takes_the_longest_rows_once() -> None:
+    lengths = [1, 9, 3, 8, 2, 7, 6, 5, 4, 0]
+    batch = {"micro": 2, "accumulation": 1, "world_size": 2}
+    taken = [list(finetune.Longest(lengths, batch, rank)) for rank in range(2)]
+    assert taken == [[[1, 3]], [[5, 6]]]
+
+
+def test_every_rank_gets_as_many_evaluation_batches() -> None:
+    per_rank = [list(finetune.eval_batches(5, 2, rank, 2)) for rank in range(2)]
+    assert [len(batches) for batches in per_rank] == [2, 2]
+    rows = [index for batches in per_rank for batch in batches for index in batch if index >= 0]
+    assert sorted(rows) == list(range(5))
+
+
+def test_the_tail_of_the_file_is_held_out() -> None:
+    assert finetune.split_rows(list(range(10)), 0.2) == (list(range(8)), [8, 9])
+    assert finetune.split_rows(list(range(10)), 0.0) == (list(range(10)), [])
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("{not json", "not JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"prompt": "a"}', "must both be strings"),
+        ('{"messages": []}', "at least one message"),
+        ('{"messages": [{"role": "user"}]}', '"content"'),
+        ('{"other": 1}', "expected"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str, fault: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "fine"}\n\n' + line + "\n")
+    with pytest.raises(finetune.SettingsError, match=r"rows\.jsonl:3: .*" + fault):
+        finetune.read_rows(path)
+
+
+class Characters:
+    """A tokenizer of one token a character, which is all the label rules need."""
+
+    is_fast = True
+    eos_token = "$"
+    eos_token_id = ord("$")
+    pad_token_id = 0
+    chat_template: str | None = None
+
+    def __call__(self, text: str, **_: Any) -> dict[str, Any]:
+        spans = [(at, at + 1) for at in range(len(text))]
+        return {"input_ids": [ord(letter) for letter in text], "offset_mapping": spans}
+
+
+def learned(row: dict[str, Any], **more: Any) -> str:
+    data = {"sequence": 100, "response_only": True, **more}
+    _, labels = finetune.Rows(Path("x"), [], Characters(), data).encode(row)
+    return "".join("." if label == finetune.IGNORED else chr(label) for label in labels)
+
+
+def test_only_the_answer_is_learned() -> None:
+    assert learned({"prompt": "ab", "completion": "cd"}) == "..cd$"
+    assert learned({"text": "ab"}) == "ab$"
+    assert learned({"prompt": "ab", "completion": "cd"}, response_only=False) == "abcd$"
+
+
+def test_only_the_assistants_turns_of_a_conversation_are_learned() -> None:
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ok"}]
+    assert learned({"messages": talk * 2}) == ("." * 19 + "ok$.") * 2
+
+
+def test_rows_are_cut_at_the_sequence_and_read_where_they_lie(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "é"}\n\n{"text": "abcdef"}\n')
+    data = {"sequence": 4, "response_only": True}
+    rows = finetune.Rows(path, finetune.read_rows(path), Characters(), data)
+    assert len(rows) == 2
+    assert rows[1] == {"sample": 1, "ids": [97, 98, 99, 100], "labels": [97, 98, 99, 100]}
+    assert rows[finetune.NULL_ROW]["labels"] == [finetune.IGNORED]
+
+
+def minimal(**changes: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "schema": 1,
+        "mode": "train",
+        "model": {"path": None, "config": {"model_type": "llama"}, "tokenizer": "tok"},
+        "method": {"kind": "full", "quantization": "none"},
+        "data": {"train": "rows.jsonl", "eval": None},
+        "batch": {"global": 8, "micro": 4, "accumulation": 1, "world_size": 2},
+        "checkpoints": {"dir": "checkpoints", "resume": None},
+        "channel": {"events": "events", "control": None},
+    }
+    for section, values in changes.items():
+        settings[section] = {**settings[section], **values}
+    return settings
+
+
+def test_paths_are_relative_to_the_folder_of_the_settings(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(minimal(data={"train": "../rows.jsonl"})))
+    settings = finetune.load_settings(path)
+    assert settings["data"]["train"] == str(tmp_path / ".." / "rows.jsonl")
+    assert settings["channel"]["control"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"batch": {"micro": 3}}, "is 6, not the global batch 8"),
+        ({"data": {"packing": True}}, "does not pack"),
+        ({"method": {"quantization": "nf4"}}, "use lora"),
+        ({"model": {"path": "somewhere"}}, "exactly one of"),
+    ],
+)
+def test_what_would_train_something_else_is_refused(
+    tmp_path: Path, changes: dict[str, Any], fault: str
+) -> None:
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(minimal(**changes)))
+    with pytest.raises(finetune.SettingsError, match=fault):
+        finetune.load_settings(path)
+
+
+def test_a_control_file_that_cannot_be_read_is_no_command(tmp_path: Path) -> None:
+    path = tmp_path / "control.json"
+    control = finetune.Control(str(path))
+    assert not control.asks_to_stop()
+    path.write_text("{half")
+    assert not control.asks_to_stop()
+    path.write_text('{"seq": 2, "command": "stop"}')
+    assert control.asks_to_stop()
+    assert control.asks_to_stop()
+    path.write_text('{"seq": 3, "command": "run"} ')
+    assert not control.asks_to_stop()
+
+
+def test_a_fault_in_writing_events_costs_only_the_event(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    reporter = finetune.Reporter(blocked / "events", 0, 1)
+    reporter.emit("start")
+    assert reporter.lost_events == 2
+
+
+def test_old_checkpoints_go_only_when_newer_ones_are_complete(tmp_path: Path) -> None:
+    for step in (5, 10, 15, 20):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if step != 20:
+            (folder / finetune.COMPLETE_MARK).write_text("{}")
+    finetune.keep_newest(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-10",
+        "checkpoint-15",
+        "checkpoint-20",
+    ]
