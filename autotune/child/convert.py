@@ -345,8 +345,8 @@ def to_family_2(tree: Path, layout: Layout, step: Any) -> None:
 #
 # DeepSpeed 0.19.8 can load a universal tree into stage 3, and what it then trains is not the same.
 # It gives every parameter group the hyper-parameters of the first (weight decay on the norms), and
-# all sub-groups one and the same step tensor, which Adam then advances once for each of them. So the
-# tree is cut into the shards that stage 3 itself would have saved, and these load as any others do.
+# all sub-groups one and the same step tensor, which Adam then advances once for each of them. So
+# the tree is cut into the shards that stage 3 itself would have saved, which load as any others.
 
 
 def sub_groups(names: list[str], parts: dict[str, int], sub_group_size: int) -> Iterator[list[str]]:

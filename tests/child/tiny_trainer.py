@@ -1,7 +1,7 @@
 """A Llama of two layers under HF Trainer and DeepSpeed writes down what it computed, to compare.
 
-Run under torchrun as `tiny_trainer.py PLAN_JSON`. It stands for any HF Trainer script: the optimizer
-is the one HF makes (adamw_torch, weight decay on matrices only), so its checkpoints are the real thing.
+Run under torchrun as `tiny_trainer.py PLAN_JSON`. It stands for any HF Trainer script: the
+optimizer is the one HF makes (weight decay on matrices only), so its checkpoints are the real thing.
 Every rank writes OUT/rank<r>.json: the loss of each optimizer step, and the optimizer's parameter
 groups as they stood after a checkpoint was loaded and before the first step.
 """
@@ -27,10 +27,10 @@ from transformers import (
 ROWS, LENGTH, VOCAB = 64, 32, 101
 
 
-class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+class Rows(torch.utils.data.Dataset):  # type: ignore[misc]
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(7)
-        # Arithmetic progressions: the loss falls within eight steps, so that lost state shows in it.
+        # Arithmetic progressions: the loss falls within eight steps, so lost state shows in it.
         start = torch.randint(0, VOCAB, (ROWS, 1), generator=generator)
         stride = torch.randint(1, 4, (ROWS, 1), generator=generator)
         self.ids = (start + stride * torch.arange(LENGTH)) % VOCAB
@@ -139,7 +139,7 @@ def main() -> None:
         weight_decay=0.1,
         warmup_steps=2,
         lr_scheduler_type="linear",
-        optim="adamw_torch",
+        optim=plan.get("optim", "adamw_torch"),
         save_steps=4,
         logging_steps=1,
         report_to=[],
