@@ -649,12 +649,16 @@ def build(request: Request, layout: Layout) -> int:
     return compared
 
 
+def stop(*_: object) -> None:
+    raise Refused("The conversion was asked to stop.")
+
+
 def main(arguments: list[str]) -> int:
     # No GPU is needed, and the one there may be full. Set before torch is imported.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["DS_ACCELERATOR"] = "cpu"
     # Stopped is failed: the half-made copy is removed on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, stop)
     # DeepSpeed prints; our one line must be alone on stdout.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

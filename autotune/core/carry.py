@@ -17,6 +17,9 @@ CPU_ADAM = "deepspeed_cpu_adam"
 # One algorithm with one state: step, exp_avg, exp_avg_sq.
 TORCH_ADAMW = frozenset({"adamw_torch", "adamw_torch_fused"})
 ADAMW = TORCH_ADAMW | {CPU_ADAM}
+# These keep the same hyper-parameters in a group, so one goes on from the other's groups and
+# schedule; others (adafactor: KeyError 'beta1') miss their own keys at the first step.
+LIKE_ADAMW = TORCH_ADAMW | {"adamw_8bit", "adamw_bnb_8bit"}
 PROVEN_ON_DEEPSPEED = ("0.19.8",)
 
 
@@ -96,6 +99,23 @@ def decide_carry(
     return _staged(saved, wanted, consented)
 
 
+def conversion_request(
+    carry: Carry, wanted: WantedShape, source: str, target: str, moments_since: int = 0
+) -> dict[str, object]:
+    """What child/convert.py is asked to do for this carry."""
+    return {
+        "source": source,
+        "target": target,
+        "conversions": list(carry.conversions),
+        "ds_version_tested": list(PROVEN_ON_DEEPSPEED),
+        "moments_since": moments_since,
+        "world_size": wanted.world_size,
+        "sub_group_size": wanted.sub_group_size,
+        "optimizer": wanted.optimizer,
+        "bf16": wanted.dtype == "bf16",
+    }
+
+
 # --- refusals ----------------------------------------------------------------------------------
 
 
@@ -163,7 +183,14 @@ def _loses_moments(saved: SavedShape, wanted: WantedShape) -> str | None:
         return "An optimizer or parameters on NVMe are saved in swap files that nothing converts."
     if "nvme" in offloads | params and not _same_files(saved, wanted):
         return "A checkpoint with NVMe swap files resumes only under the very same layout."
-    if _new_optimizer(saved, wanted) and not _same_files(saved, wanted):
+    if not _new_optimizer(saved, wanted):
+        return None
+    if not {saved.optimizer, wanted.optimizer} <= LIKE_ADAMW:
+        return (
+            f"{wanted.optimizer} needs settings in its parameter groups that a checkpoint of "
+            f"{saved.optimizer} does not hold."
+        )
+    if not _same_files(saved, wanted):
         return (
             f"Changing the optimizer from {saved.optimizer} to {wanted.optimizer} together with "
             "the layout of the checkpoint is two steps; taken at once, only the weights survive."

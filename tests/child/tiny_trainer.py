@@ -1,9 +1,10 @@
 """A Llama of two layers under HF Trainer and DeepSpeed writes down what it computed, to compare.
 
 Run under torchrun as `tiny_trainer.py PLAN_JSON`. It stands for any HF Trainer script: the
-optimizer is the one HF makes (weight decay on matrices only), so its checkpoints are the real thing.
-Every rank writes OUT/rank<r>.json: the loss of each optimizer step, and the optimizer's parameter
-groups as they stood after a checkpoint was loaded and before the first step.
+optimizer is the one HF makes (weight decay on matrices only), so its checkpoints are the real
+thing. Every rank writes OUT/rank<r>.json: the loss of each optimizer step, and the optimizer's
+parameter groups as they stood after a checkpoint was loaded and before the first step.
+`tiny_trainer.py --base DIR` writes the base model that adapters are trained on.
 """
 
 from __future__ import annotations
@@ -126,6 +127,10 @@ def llama(plan: dict[str, Any]) -> LlamaConfig:
 
 
 def main() -> None:
+    if sys.argv[1] == "--base":
+        set_seed(1)
+        LlamaForCausalLM(llama({})).save_pretrained(sys.argv[2])
+        return
     plan = json.loads(Path(sys.argv[1]).read_text())
     out = Path(plan["out"])
     set_seed(1)
@@ -140,7 +145,7 @@ def main() -> None:
         warmup_steps=2,
         lr_scheduler_type="linear",
         optim=plan.get("optim", "adamw_torch"),
-        save_steps=4,
+        save_steps=2,
         logging_steps=1,
         report_to=[],
         use_cpu=True,

@@ -133,6 +133,7 @@ def test_another_precision_is_staged_and_only_with_consent() -> None:
             wanted(zero_stage=3, offload_optimizer="nvme", world_size=1),
         ),
         (saved(), wanted(zero_stage=3, optimizer="adamw_8bit")),
+        (saved(), wanted(optimizer="adafactor")),
     ],
 )
 def test_what_no_one_tried_keeps_only_the_weights_and_asks(
