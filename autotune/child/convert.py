@@ -171,7 +171,7 @@ def read_layout_of(folder: Path) -> Layout:
     model_states = states.get(0, folder / "mp_rank_00_model_states.pt")
     if not model_states.is_file():
         raise Refused(f"{folder} has no {model_states.name}.")
-    if any(re.fullmatch(r"mp_rank_0[1-9].*|layer_.*", name) for name in names):
+    if any(re.match(r".*mp_rank_(?!00)\d|layer_", name) for name in names):
         raise Refused(f"{folder} holds a model-parallel, pipeline or expert model: not supported.")
     if (folder / "offloaded_tensors").exists():
         raise Refused(f"{folder} keeps its optimizer on NVMe, which the conversion does not read.")
@@ -193,6 +193,24 @@ def read_model_states(layout: Layout) -> None:
             f"{meta.get('global_steps')}: they are not of one save."
         )
     layout.meta = {k: v for k, v in meta.items() if k != "module"}
+
+
+def check_origin(request: Request, layout: Layout) -> None:
+    """What only the contents tell: who saved them, and whether the way leads past something."""
+    saved_by = load(layout.shards[0]).get("ds_version")
+    if saved_by not in request.tested and not request.unsupported:
+        raise Refused(
+            f"The checkpoint was saved by DeepSpeed {saved_by}, and the conversion was proven only "
+            f"on {', '.join(request.tested)}."
+        )
+    buffers = sorted(layout.meta.get("buffer_names") or [])
+    if buffers and request.conversions in (("universal",), ("universal", "family_3_to_2")):
+        # Stages 1 and 2 restore parameters by name from a universal tree, and nothing else:
+        # running statistics would begin anew.
+        raise Refused(
+            f"The model saves buffers ({', '.join(buffers[:3])} …), and a universal load does not "
+            "restore them."
+        )
 
 
 def load(path: Path) -> Any:
@@ -311,12 +329,6 @@ def prune(tree: Path, layout: Layout) -> None:
 
 def write_model_states_2(tree: Path, layout: Layout) -> None:
     """The universal loader takes the step counts from this file and never its weights."""
-    if layout.meta.get("buffer_names"):
-        # It restores parameters by name and nothing else: running statistics would begin anew.
-        some = ", ".join(sorted(layout.meta["buffer_names"])[:3])
-        raise Refused(
-            f"The model saves buffers ({some} …), and a universal load does not restore them."
-        )
     save({**layout.meta, "module": {}}, tree / "mp_rank_00_model_states.pt")
 
 
@@ -484,16 +496,28 @@ def verify_shards(tree: Path, out: Path, layout: Layout) -> None:
         raise Refused("The shards do not hold the parameters of the checkpoint.")
 
 
+# --- the same stage without its moments ---------------------------------------------------------
+
+
 def drop_moments(request: Request, layout: Layout) -> None:
     """Weights, groups and schedule stay; what the old optimizer remembered goes."""
+    import torch
+
     out = request.partial / layout.folder.name
     for path in layout.folder.iterdir():
         if path.name not in {shard.name for shard in layout.shards}:
             shutil.copy2(path, out / path.name)
     for path in layout.shards:
         shard = load(path)
+        state = shard["optimizer_state_dict"]
+        masters = state.get("fp32_flat_groups", state.get("single_partition_of_fp32_groups"))
+        if not masters or not all(bool(torch.isfinite(flat).all()) for flat in masters):
+            raise Refused(f"The weights in {path.name} are not all there, or not finite.")
         optimizer_of(shard)["state"] = {}
         save(shard, out / path.name)
+
+
+# --- reading the optimizer ----------------------------------------------------------------------
 
 
 def optimizer_of(shard: dict[str, Any]) -> dict[str, Any]:
@@ -531,11 +555,12 @@ def verify(request: Request, layout: Layout, tree: Path, step: Any) -> int:
     import torch
 
     skipped = int(layout.meta.get("skipped_steps", 0))
-    expected = layout.step - request.moments_since - (0 if request.moments_since else skipped)
-    if int(step) != expected:
+    most = layout.step - request.moments_since
+    # Where the moments began anew, how many of the skipped steps came before is not recorded.
+    if not most - skipped <= int(step) <= (most if request.moments_since else most - skipped):
         raise Refused(
-            f"The optimizer has made {int(step)} steps and the checkpoint says {expected}: its "
-            "moments are not those of this save."
+            f"The optimizer has made {int(step)} steps and the checkpoint says {most - skipped}: "
+            "its moments are not those of this save."
         )
     compared = 0
     with weights_of(request.source) as weights:
@@ -610,7 +635,7 @@ def convert(request: Request) -> dict[str, Any]:
     request.partial.parent.mkdir(parents=True, exist_ok=True)
     try:
         compared = build(request, layout)
-        written = (p for p in request.partial.rglob("*") if p.is_file() and not big(p))
+        written = [p for p in request.partial.rglob("*") if p.is_file() and not big(p)]
         size = sum(path.stat().st_size for path in written)
         request.partial.rename(request.target)
     finally:
@@ -626,13 +651,15 @@ def convert(request: Request) -> dict[str, Any]:
 
 
 def build(request: Request, layout: Layout) -> int:
-    stage(request, layout)
+    """Into the partial folder; says how many parameters were compared with the weights file."""
+    read_model_states(layout)
+    check_origin(request, layout)
     if request.conversions == ("drop_moments",):
-        read_model_states(layout)
+        stage(request, layout)
         drop_moments(request, layout)
         return 0
-    read_model_states(layout)
     step = optimizer_step(layout)
+    stage(request, layout)
     tree = to_universal(request, layout)
     if "family_3_to_2" in request.conversions:
         to_family_2(tree, layout, step)

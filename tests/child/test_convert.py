@@ -502,27 +502,80 @@ def swapped_names(held: Any) -> None:
     mapping[a], mapping[b] = mapping[b], mapping[a]
 
 
+def other_deepspeed(held: Any) -> None:
+    held["ds_version"] = "0.18.1"
+
+
+def stepped_less(held: Any) -> None:
+    for state in state_of(held).values():
+        state["step"] -= 1
+
+
+def buffers(held: Any) -> None:
+    held["buffer_names"] = ["norm.running_mean"]
+
+
+def other_step(held: Any) -> None:
+    held["global_steps"] = 3
+
+
+def infinite(held: Any) -> None:
+    held["optimizer_state_dict"]["single_partition_of_fp32_groups"][0].data[7] = float("inf")
+
+
+FIRST, LAST = (f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in (0, 1))
+MODEL = "mp_rank_00_model_states.pt"
+
+
 @training_stack
 @pytest.mark.train
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("file", "change", "conversions", "words"),
     [
-        (not_finite, "is not finite"),
-        (negative, "is negative somewhere"),
-        (without_moment, "exp_avg_sq"),
-        (other_weights, "differs from the weights file"),
-        (swapped_names, "differs from the weights file"),
+        (LAST, not_finite, (), "is not finite"),
+        (LAST, negative, (), "is negative somewhere"),
+        (LAST, without_moment, ("universal",), "exp_avg_sq"),
+        (FIRST, without_moment, (), "only the moments of Adam"),
+        (LAST, other_weights, (), "differs from the weights file"),
+        (LAST, swapped_names, ("universal",), "differs from the weights file"),
+        (FIRST, stepped_less, (), "has made 3 steps and the checkpoint says 4"),
+        (FIRST, other_deepspeed, (), "saved by DeepSpeed 0.18.1"),
+        (MODEL, other_step, (), "not of one save"),
+        (MODEL, buffers, ("universal",), "does not restore them"),
+        (LAST, infinite, ("drop_moments",), "not finite"),
     ],
-    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_checkpoint_whose_state_is_not_right_is_refused(
-    whole: Path, tmp_path: Path, change: Any, words: str
+    whole: Path,
+    tmp_path: Path,
+    file: str,
+    change: Any,
+    conversions: tuple[str, ...],
+    words: str,
 ) -> None:
-    spoil(shard_of(whole), change)
-    answer = run_converter(a_request(whole, tmp_path / "staged"))
+    spoil(whole / "global_step4" / file, change)
+    answer = run_converter(a_request(whole, tmp_path / "staged", *conversions))
     assert not answer["ok"]
     assert words in answer["error"]
     assert not (tmp_path / "staged").exists()
+
+
+@training_stack
+@pytest.mark.train
+def test_stage_three_keeps_saved_buffers(whole: Path, tmp_path: Path) -> None:
+    import torch
+
+    def add(held: Any) -> None:
+        held["buffer_names"] = ["norm.running_mean"]
+        held["module"]["norm.running_mean"] = torch.arange(3.0)
+
+    spoil(whole / "global_step4" / MODEL, add)
+    assert run_converter(a_request(whole, tmp_path / "staged"))["ok"]
+    name = "zero_pp_rank_1_mp_rank_00_model_states.pt"
+    made = torch.load(tmp_path / "staged" / "global_step4" / name, weights_only=False)
+    assert made["module"]["norm.running_mean"].tolist() == [0.0, 1.0, 2.0]
+    assert made["module"]["model.norm.weight"].numel() == 0
+    assert made["dp_world_size"] == 2
 
 
 @training_stack
