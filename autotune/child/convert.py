@@ -529,22 +529,22 @@ def optimizer_of(shard: dict[str, Any]) -> dict[str, Any]:
 
 
 def optimizer_step(layout: Layout) -> Any:
-    """The step the optimizer itself counts, the same in every group, as torch keeps it."""
+    """The step the optimizer itself counts, the same in all of it, as torch keeps it."""
     import torch
 
-    inner = optimizer_of(load(layout.shards[0]))
-    steps = []
-    for group, state in inner["state"].items():
-        lacking = [key for key in ("step", "exp_avg", "exp_avg_sq") if key not in state]
-        if lacking:
-            raise Refused(
-                f"Group {group} of the optimizer has no {' and no '.join(lacking)}: only the "
-                "moments of Adam and AdamW can be converted."
-            )
-        steps.append(int(state["step"]))
-    if not steps or len(set(steps)) != 1:
-        raise Refused(f"The optimizer's groups are at different steps: {sorted(set(steps))}.")
-    return torch.tensor(float(steps[0]))
+    steps = set()
+    for path in layout.shards:
+        for group, state in optimizer_of(load(path))["state"].items():
+            lacking = [key for key in ("step", "exp_avg", "exp_avg_sq") if key not in state]
+            if lacking:
+                raise Refused(
+                    f"Group {group} of the optimizer has no {' and no '.join(lacking)}: only the "
+                    "moments of Adam and AdamW can be converted."
+                )
+            steps.add(int(state["step"]))
+    if len(steps) != 1:
+        raise Refused(f"Parts of the optimizer are at different steps: {sorted(steps)}.")
+    return torch.tensor(float(steps.pop()))
 
 
 # --- the check ----------------------------------------------------------------------------------

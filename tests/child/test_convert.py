@@ -423,9 +423,16 @@ def a_request(source: Path, target: Path, *conversions: str, **more: Any) -> dic
     }
 
 
+def refused(request: dict[str, Any]) -> str:
+    with pytest.raises(convert.Refused) as caught:
+        convert.convert(convert.read_request(json.dumps(request)))
+    return str(caught.value)
+
+
 @pytest.fixture
-def whole(lab: Lab, tmp_path: Path) -> Iterator[Path]:
+def whole(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of a real checkpoint, to be spoilt; the training is shared with the test above."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")  # some tests convert in this process
     copy = tmp_path / "checkpoint-4"
     shutil.copytree(lab.train(Z2).checkpoint(4), copy)
     yield copy
@@ -530,33 +537,32 @@ MODEL = "mp_rank_00_model_states.pt"
 @training_stack
 @pytest.mark.train
 @pytest.mark.parametrize(
-    ("file", "change", "conversions", "words"),
+    ("files", "change", "conversions", "words"),
     [
-        (LAST, not_finite, (), "is not finite"),
-        (LAST, negative, (), "is negative somewhere"),
-        (LAST, without_moment, ("universal",), "exp_avg_sq"),
-        (FIRST, without_moment, (), "only the moments of Adam"),
-        (LAST, other_weights, (), "differs from the weights file"),
-        (LAST, swapped_names, ("universal",), "differs from the weights file"),
-        (FIRST, stepped_less, (), "has made 3 steps and the checkpoint says 4"),
-        (FIRST, other_deepspeed, (), "saved by DeepSpeed 0.18.1"),
-        (MODEL, other_step, (), "not of one save"),
-        (MODEL, buffers, ("universal",), "does not restore them"),
-        (LAST, infinite, ("drop_moments",), "not finite"),
+        ([LAST], not_finite, (), "is not finite"),
+        ([LAST], negative, (), "is negative somewhere"),
+        ([LAST], without_moment, ("universal",), "only the moments of Adam"),
+        ([LAST], other_weights, (), "differs from the weights file"),
+        ([LAST], swapped_names, ("universal",), "differs from the weights file"),
+        ([LAST], stepped_less, (), "at different steps: [3, 4]"),
+        ([FIRST, LAST], stepped_less, (), "has made 3 steps and the checkpoint says 4"),
+        ([FIRST], other_deepspeed, (), "saved by DeepSpeed 0.18.1"),
+        ([MODEL], other_step, (), "not of one save"),
+        ([MODEL], buffers, ("universal",), "does not restore them"),
+        ([LAST], infinite, ("drop_moments",), "not finite"),
     ],
 )
 def test_a_checkpoint_whose_state_is_not_right_is_refused(
     whole: Path,
     tmp_path: Path,
-    file: str,
+    files: list[str],
     change: Any,
     conversions: tuple[str, ...],
     words: str,
 ) -> None:
-    spoil(whole / "global_step4" / file, change)
-    answer = run_converter(a_request(whole, tmp_path / "staged", *conversions))
-    assert not answer["ok"]
-    assert words in answer["error"]
+    for file in files:
+        spoil(whole / "global_step4" / file, change)
+    assert words in refused(a_request(whole, tmp_path / "staged", *conversions))
     assert not (tmp_path / "staged").exists()
 
 
@@ -570,7 +576,8 @@ def test_stage_three_keeps_saved_buffers(whole: Path, tmp_path: Path) -> None:
         held["module"]["norm.running_mean"] = torch.arange(3.0)
 
     spoil(whole / "global_step4" / MODEL, add)
-    assert run_converter(a_request(whole, tmp_path / "staged"))["ok"]
+    request = a_request(whole, tmp_path / "staged")
+    assert convert.convert(convert.read_request(json.dumps(request)))["ok"]
     name = "zero_pp_rank_1_mp_rank_00_model_states.pt"
     made = torch.load(tmp_path / "staged" / "global_step4" / name, weights_only=False)
     assert made["module"]["norm.running_mean"].tolist() == [0.0, 1.0, 2.0]
@@ -608,12 +615,6 @@ def hollow(tmp_path: Path) -> Path:
 @pytest.fixture
 def tested_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda _: TESTED[0])
-
-
-def refused(request: dict[str, Any]) -> str:
-    with pytest.raises(convert.Refused) as caught:
-        convert.convert(convert.read_request(json.dumps(request)))
-    return str(caught.value)
 
 
 def test_another_deepspeed_is_refused_with_both_versions(
