@@ -66,7 +66,7 @@ ORDERS = (
 )
 
 
-class Refused(Exception):  # noqa: N818 - it is a refusal, said in a sentence, not a fault of ours
+class Refused(Exception):
     """This checkpoint is not converted, and the message says why in a sentence."""
 
 
