@@ -295,5 +295,3 @@ def _judge_proof(view: View, evidence: Evidence, step: Prove) -> Proved:
         True, why, step.checkpoint_step, number("loss"), number("eval_loss"),
         evidence.memory.peak_bytes,
     )  # fmt: skip
-
-

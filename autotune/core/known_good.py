@@ -71,9 +71,7 @@ def _in_quotes(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
 
 
-def allocator_environment(
-    settings: tuple[tuple[str, str], ...], names_new: bool
-) -> dict[str, str]:
+def allocator_environment(settings: tuple[tuple[str, str], ...], names_new: bool) -> dict[str, str]:
     """Return the environment that puts allocator settings into force; empty without any.
 
     The old name alone is set for torch before 2.9, which does not read the new one; later

@@ -126,6 +126,15 @@ def trained_steps(job: Path) -> list[int]:
     return kept
 
 
+def kill_when(
+    supervisor: subprocess.Popen[str], condition: Callable[[], object], what: str
+) -> None:
+    """Kill the supervisor outright once the condition holds, or once it has ended by itself."""
+    until(lambda: condition() or supervisor.poll() is not None, what)
+    supervisor.kill()
+    supervisor.wait()
+
+
 def until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
     """Return as soon as the condition holds; fail, naming it, when it never does."""
     deadline = time.monotonic() + seconds

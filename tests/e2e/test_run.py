@@ -12,6 +12,7 @@ import pytest
 from autotune.core.failure import Failure
 from tests.e2e.fast_job import (
     journal_lines,
+    kill_when,
     left_behind,
     make_job,
     run,
@@ -148,23 +149,17 @@ def test_a_second_supervisor_is_refused_and_the_first_goes_on(tmp_path: Path) ->
 def test_a_supervisor_killed_after_any_line_of_its_journal_goes_on_to_the_same_end(
     tmp_path: Path,
 ) -> None:
-    lines, undisturbed = 1, make_job(tmp_path / "undisturbed", TWO_REFUSALS)
+    undisturbed = make_job(tmp_path / "undisturbed", TWO_REFUSALS)
     assert run(undisturbed) == 0
-    last = journal_lines(undisturbed)
-    while lines < last:
+    for lines in range(1, journal_lines(undisturbed)):
         job = make_job(tmp_path / f"killed-after-{lines}", TWO_REFUSALS)
-        supervisor = start(job)
-        wanted = lines
-        until(lambda: journal_lines(job) >= wanted, f"line {wanted}")
-        supervisor.kill()
-        supervisor.wait()
+        kill_when(start(job), lambda: journal_lines(job) >= lines, f"line {lines}")  # noqa: B023
 
         assert run(job) == 0, terminal(job)
 
         assert trained_steps(job) == list(range(1, 13)), f"killed after line {lines}"
         assert story(job).attempts[-1].plan.micro_batch == 2
         assert left_behind(job) == []
-        lines += 1
 
 
 def test_supervisors_killed_at_random_moments_lose_no_step_and_leave_nobody(
@@ -175,12 +170,8 @@ def test_supervisors_killed_at_random_moments_lose_no_step_and_leave_nobody(
     chance = random.Random(seed)
     job = make_job(tmp_path, {"total": 60, "seconds": 0.03, "fits": {"0": 4, "20": 2}})
     for _ in range(6):
-        supervisor = start(job)
-        before = _size(job)
-        goal = before + chance.randrange(200, 6000)
-        until(lambda: _size(job) > goal or supervisor.poll() is not None, "some progress")  # noqa: B023
-        supervisor.kill()
-        supervisor.wait()
+        goal = _size(job) + chance.randrange(200, 6000)
+        kill_when(start(job), lambda: _size(job) > goal, "some progress")  # noqa: B023
 
     assert run(job) == 0, terminal(job)
 
@@ -190,10 +181,7 @@ def test_supervisors_killed_at_random_moments_lose_no_step_and_leave_nobody(
 
 def test_a_child_that_the_dead_supervisor_left_is_told_to_save_and_ended(tmp_path: Path) -> None:
     job = make_job(tmp_path, {"total": 100, "seconds": 0.1})
-    supervisor = start(job)
-    until(lambda: _steps(job) >= 2, "two steps")
-    supervisor.kill()
-    supervisor.wait()
+    kill_when(start(job), lambda: _steps(job) >= 2, "two steps")
     assert left_behind(job) != []  # our death does not reach the training
 
     assert run(job) == 0

@@ -61,7 +61,7 @@ def launch(ranks: int, train: Path) -> int:
     return code
 
 
-def convert(request: dict) -> int:
+def convert(request: dict[str, str]) -> int:
     """Copy the checkpoint whole, as the converter's last step does."""
     shutil.copytree(request["source"], request["target"])
     print(json.dumps({"ok": True, "resume": request["target"], "seconds": 0.0}))
