@@ -6,8 +6,8 @@ as convert.py. tests/e2e/test_fast_python.py holds it to what the real trainer d
 
 FAST_STORY in its environment is JSON: {"total": steps, "fits": {"0": 4}, "seconds": per step};
 from step K on, a micro-batch above fits[K] is refused as the CPU allocator refuses. "say" is
-printed at start, "hang_on_term" makes ranks ignore SIGTERM, "fail_at" {"attempt:step": "words"}
-raises words once.
+printed at start, "flood" [kind, MiB] makes rank 0 print junk, "hang_on_term" makes ranks ignore
+SIGTERM, "fail_at" {"attempt:step": "words"} raises words at that moment.
 """
 
 import json
@@ -121,6 +121,10 @@ class Rank:
             self.emit("proven", step=first, loss=1.0, eval_loss=1.1)
             return 0
         self.emit("settings", micro_batch=micro, total_steps=total, world_size=batch["world_size"])
+        if "flood" in self.story:
+            kind, size = self.story["flood"]
+            flood = Path(__file__).with_name("flood.py")
+            subprocess.run([sys.executable, str(flood), kind, str(size)], check=True)
         for step in range(first + 1, total + 1):
             self.step(step, micro)
             if self.stop_asked():
