@@ -61,7 +61,10 @@ def launch_script(
             'cd "$(dirname "$0")"',
             *exports,
             *needed,
-            f'exec "${{PYTHON:-{_in_quotes(python)}}}" {command}',
+            f'PYTHON="${{PYTHON:-{_in_quotes(python)}}}"',
+            "# DeepSpeed compiles extensions with the ninja that lies beside the interpreter.",
+            'PATH="$(dirname "$PYTHON"):$PATH"; export PATH',
+            f'exec "$PYTHON" {command}',
             "",
         ]
     )

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from autotune.core.evidence import Gap
 from autotune.core.failure import Failure
+from autotune.world.cgroup import make_cgroup
 from tests.e2e.fast_job import (
     journal_lines,
     kill_when,
@@ -219,6 +221,40 @@ def test_limits_may_be_edited_between_starts(tmp_path: Path) -> None:
     make_job(tmp_path, {"fits": {"0": 2}}, limits={"attempts": 9})
 
     assert run(job) == 0
+
+
+def test_a_cgroup_kill_is_a_host_oom_with_the_kernels_count_and_is_survived(
+    tmp_path: Path,
+) -> None:
+    made = make_cgroup("autotune-test-probe", 64 * 2**20)
+    if isinstance(made, Gap):
+        pytest.skip(f"no memory cgroup can be made here: {made.why}")
+    made.remove()
+    job = make_job(
+        tmp_path,
+        {"eat": 900, "eat_above": 4},
+        devices={"use": 2, "memory_limit": "2GiB", "host_memory_limit": "400MiB"},
+    )
+
+    assert run(job) == 0
+
+    first, second = story(job).attempts
+    assert first.evidence is not None
+    assert (first.failure, second.failure) == (Failure.HOST_OOM, Failure.NONE)
+    assert first.evidence.memory.cgroup_oom_kills == 1
+    assert second.plan.micro_batch == 4
+
+
+def test_what_a_training_leaves_in_shared_memory_is_removed(tmp_path: Path) -> None:
+    job = make_job(tmp_path, {"share": True, "fits": {"0": 4}})
+
+    assert run(job) == 0
+
+    commands = (run_folder(job) / "attempts").glob("*/command.json")
+    prefixes = [json.loads(path.read_text())["shared_memory"] for path in commands]
+    assert len(prefixes) == 3
+    left = [f.name for f in Path("/dev/shm").iterdir() if f.name.startswith(tuple(prefixes))]
+    assert left == []
 
 
 def test_everything_in_the_run_folder_is_for_its_owner_alone(tmp_path: Path) -> None:

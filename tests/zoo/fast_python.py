@@ -6,8 +6,9 @@ as convert.py. tests/e2e/test_fast_python.py holds it to what the real trainer d
 
 FAST_STORY in its environment is JSON: {"total": steps, "fits": {"0": 4}, "seconds": per step};
 from step K on, a micro-batch above fits[K] is refused as the CPU allocator refuses. "say" is
-printed at start, "flood" [kind, MiB] makes rank 0 print junk, "hang_on_term" makes ranks ignore
-SIGTERM, "fail_at" {"attempt:step": "words"} raises words at that moment.
+printed at start, "share" leaves shared memory behind, "flood" [kind, MiB] makes rank 0 print
+junk, "hang_on_term" makes ranks ignore SIGTERM, "eat" takes MiB of memory while the micro-batch
+is above "eat_above", "fail_at" {"attempt:step": "words"} raises words at that moment.
 """
 
 import json
@@ -40,7 +41,13 @@ def main() -> int:
 
 def launch(ranks: int, train: Path) -> int:
     """Start ranks in sessions of their own and end them all when the first one fails."""
-    print(json.loads(os.environ.get("FAST_STORY", "{}")).get("say", ""), flush=True)
+    story = json.loads(os.environ.get("FAST_STORY", "{}"))
+    print(story.get("say", ""), flush=True)
+    if story.get("share"):
+        # What DeepSpeed's CPU collectives leave behind, by the same name.
+        port = sys.argv[sys.argv.index("--master_port") + 1]
+        name = f"deepspeed_allreduce_buffer_{os.getuid()}_127.0.0.1_{port}_0"
+        Path("/dev/shm", name).write_bytes(b"x")
     running = [
         subprocess.Popen(
             [sys.executable, __file__, "rank", str(rank), str(train)], start_new_session=True
@@ -125,6 +132,8 @@ class Rank:
             kind, size = self.story["flood"]
             flood = Path(__file__).with_name("flood.py")
             subprocess.run([sys.executable, str(flood), kind, str(size)], check=True)
+        if micro > self.story.get("eat_above", micro):
+            print(len(b"x" * (self.story["eat"] * 2**20)))
         for step in range(first + 1, total + 1):
             self.step(step, micro)
             if self.stop_asked():
