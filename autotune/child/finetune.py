@@ -593,6 +593,11 @@ def finish_model(settings: dict[str, Any], model: Any) -> Any:
     """Activation checkpointing and the adapter, put on the loaded weights."""
     method = settings["method"]
     model.config.use_cache = False
+    for module in model.modules():
+        # On some processors bitsandbytes repacks 4-bit weights at the first evaluation into a form
+        # that lets no gradient through: every later training step would be wrong in silence.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if settings["activation_checkpointing"]:
         if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.23
             model.activation_checkpointing_enable(
