@@ -564,7 +564,8 @@ def fresh_model(settings: dict[str, Any]) -> Any:
     )
 
 
-def stored_model(settings: dict[str, Any], path: str) -> Any:
+def stored_model(settings: dict[str, Any], fresh: Any = None) -> Any:
+    """The model on disk; 4-bit weights exist only by loading, so `fresh` ones take this way too."""
     import transformers
 
     extra: dict[str, Any] = {}
@@ -574,8 +575,12 @@ def stored_model(settings: dict[str, Any], path: str) -> Any:
         if settings["memory"]["device"] == "cuda":
             place = f"cuda:{os.environ['LOCAL_RANK']}"
         extra = {"quantization_config": config, "device_map": {"": place}}
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        path,
+    loader = transformers.AutoModelForCausalLM
+    if fresh is not None:
+        loader = type(fresh)
+        extra |= {"config": fresh.config, "state_dict": fresh.state_dict()}
+    return loader.from_pretrained(
+        settings["model"]["path"],
         dtype=torch_dtype(settings["model"]["dtype"]),
         attn_implementation=settings["model"]["attention"],
         trust_remote_code=settings["model"]["trust_remote_code"],
@@ -584,19 +589,24 @@ def stored_model(settings: dict[str, Any], path: str) -> Any:
     )
 
 
-def quantized_fresh_model(settings: dict[str, Any], model: Any) -> Any:
-    """4-bit weights exist only by loading, so random ones take the way over the disk."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        return stored_model(settings, folder)
-
-
 def finish_model(settings: dict[str, Any], model: Any) -> Any:
     """Activation checkpointing and the adapter, put on the loaded weights."""
     method = settings["method"]
     model.config.use_cache = False
+    for module in model.modules():
+        # On some processors bitsandbytes repacks 4-bit weights at the first evaluation into a form
+        # that lets no gradient through: every later training step would be wrong in silence.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if settings["activation_checkpointing"]:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.23
+            model.activation_checkpointing_enable(
+                activation_checkpointing_kwargs={"use_reentrant": False}
+            )
+        else:
+            model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
     if method["kind"] != "lora":
         return model
     import peft
@@ -1091,9 +1101,9 @@ def build_trainer(
         steps = step_of_checkpoint(settings) + 1
     arguments = training_arguments(settings, output, steps, held is not None)
     if fresh is None:
-        model = stored_model(settings, settings["model"]["path"])
+        model = stored_model(settings)
     elif settings["method"]["quantization"] != "none":
-        model = quantized_fresh_model(settings, fresh)
+        model = stored_model(settings, fresh)
     else:
         model = fresh
     model = finish_model(settings, model)
