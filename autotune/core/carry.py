@@ -252,7 +252,9 @@ def _staged(saved: SavedShape, wanted: WantedShape, consented: frozenset[str]) -
     return Carry(
         CarryKind.STAGED,
         f"DeepSpeed cannot read this checkpoint under the new plan ({', '.join(changed)}): a copy "
-        "is converted, and weights, moments, schedule and data position are kept.",
+        "is converted, and weights, moments, schedule and data position are kept."
+        # Each rank saves its own random state, and there is none for another number of ranks.
+        + (" Dropout draws other masks." if saved.world_size != wanted.world_size else ""),
         conversions,
         # Stage 3 is given ordinary shards: loading a universal tree there puts weight decay on
         # every group and advances Adam's step once for each of them.
