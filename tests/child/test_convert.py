@@ -284,6 +284,7 @@ class Way:
 SAME, STAGED = CarryKind.SAME, CarryKind.STAGED
 CPU: dict[str, Any] = {"offload": True, "optimizer": carry.CPU_ADAM}
 LORA = TinyPlan(lora=True)
+Z2_ALONE = replace(Z2, world=1)
 WAYS = [
     Way("one to two", Z1, Z2, SAME),
     Way("two to one", Z2, Z1, SAME),
@@ -301,8 +302,10 @@ WAYS = [
         STAGED,
     ),
     Way("three offloaded to three", replace(Z3, **CPU), Z3, SAME),
-    Way("two to one rank", Z2, replace(Z2, world=1), STAGED),
-    Way("one rank to two", replace(Z2, world=1), Z2, STAGED),
+    Way("two to one rank", Z2, Z2_ALONE, STAGED),
+    Way("one rank to two", Z2_ALONE, Z2, STAGED),
+    Way("two offloaded with CPU Adam to one rank", replace(Z2, **CPU), Z2_ALONE, STAGED),
+    Way("three offloaded with CPU Adam to two", replace(Z3, **CPU), Z2, STAGED),
     Way("three to one rank", Z3, replace(Z3, world=1), STAGED),
     Way("two to three on one rank", Z2, replace(Z3, world=1), STAGED),
     Way("two to three in small groups", Z2, replace(Z3, sub_group_size=9_000), STAGED),
@@ -564,6 +567,33 @@ def test_a_checkpoint_whose_state_is_not_right_is_refused(
         spoil(whole / "global_step4" / file, change)
     assert words in refused(a_request(whole, tmp_path / "staged", *conversions))
     assert not (tmp_path / "staged").exists()
+
+
+@training_stack
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("optimizer", "kind"), [("adamw_torch", "Tensor"), (carry.CPU_ADAM, "int")]
+)
+@pytest.mark.parametrize("conversions", [("universal",), ("universal", "shards_of_3")])
+def test_the_step_is_of_the_kind_that_the_next_optimizer_counts_in(
+    whole: Path, tmp_path: Path, optimizer: str, kind: str, conversions: tuple[str, ...]
+) -> None:
+    import torch
+
+    # torch's AdamW advances a tensor in place, and a plain number not at all.
+    request = a_request(whole, tmp_path / "staged", *conversions, optimizer=optimizer)
+    assert convert.convert(convert.read_request(json.dumps(request)))["ok"]
+    if conversions == ("universal",):
+        folder = tmp_path / "staged" / "global_step4_universal" / "zero"
+        steps = [torch.load(p, weights_only=False) for p in folder.glob("*/step.pt")]
+    else:
+        held = torch.load(tmp_path / "staged" / "global_step4" / FIRST, weights_only=False)
+        inner = held["optimizer_state_dict"]["optimizer_state_dict"]
+        steps = [state["step"] for state in inner["state"].values()]
+        assert ("bias_correction" in inner["param_groups"][0]) == (kind == "int")
+    assert steps
+    assert {type(step).__name__ for step in steps} == {kind}
+    assert {int(step) for step in steps} == {4}
 
 
 @training_stack
