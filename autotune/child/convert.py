@@ -328,9 +328,20 @@ def prune(tree: Path, layout: Layout) -> None:
 
 
 def write_steps_2(tree: Path, layout: Layout, request: Request, step: Any) -> None:
-    """A plain number, as DeepSpeed's CPU Adam saves it, would stand still under torch's AdamW."""
+    """A plain number, as DeepSpeed's CPU Adam saves it, would stand still under torch's AdamW.
+
+    And the loader leaves a tensor on the host, beside parameters on the GPU, where a fused kernel
+    would look for it (read in the source, not tried): the unfused one takes it from the host.
+    """
     for name in layout.shapes:
         save(step_for(request, step), tree / "zero" / name / "step.pt")
+    state_file = tree / "zero" / "optimizer_state.pt"
+    state = load_whole(state_file)
+    state["param_groups"] = [
+        {**group, "fused": False} if group.get("fused") else group
+        for group in state["param_groups"]
+    ]
+    save(state, state_file)
 
 
 def write_model_states_2(tree: Path, layout: Layout) -> None:

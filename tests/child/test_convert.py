@@ -96,10 +96,9 @@ class TinyPlan:
             place[key] = value
         if carried.load_universal:
             config["checkpoint"] = {"load_universal": True}
-        eight_bit = self.optimizer == "adamw_8bit"
         return {
             "deepspeed": config,
-            "optim": "adamw_8bit" if eight_bit else "adamw_torch",
+            "optim": "adamw_torch" if self.optimizer == carry.CPU_ADAM else self.optimizer,
             **{key: getattr(self, key) for key in ("bf16", "lora", "nf4", "tied")},
         }
 
@@ -285,6 +284,7 @@ SAME, STAGED = CarryKind.SAME, CarryKind.STAGED
 CPU: dict[str, Any] = {"offload": True, "optimizer": carry.CPU_ADAM}
 LORA = TinyPlan(lora=True)
 Z2_ALONE = replace(Z2, world=1)
+FUSED = replace(Z2, optimizer="adamw_torch_fused")
 WAYS = [
     Way("one to two", Z1, Z2, SAME),
     Way("two to one", Z2, Z1, SAME),
@@ -303,6 +303,9 @@ WAYS = [
     ),
     Way("three offloaded to three", replace(Z3, **CPU), Z3, SAME),
     Way("two to one rank", Z2, Z2_ALONE, STAGED),
+    Way("fused two to one rank", FUSED, replace(FUSED, world=1), STAGED),
+    Way("fused two to three", FUSED, replace(FUSED, stage=3), STAGED),
+    Way("fused two to offloaded", FUSED, replace(FUSED, offload=True), SAME),
     Way("one rank to two", Z2_ALONE, Z2, STAGED),
     Way("two offloaded with CPU Adam to one rank", replace(Z2, **CPU), Z2_ALONE, STAGED),
     Way("three offloaded with CPU Adam to two", replace(Z3, **CPU), Z2, STAGED),
@@ -594,6 +597,25 @@ def test_the_step_is_of_the_kind_that_the_next_optimizer_counts_in(
     assert steps
     assert {type(step).__name__ for step in steps} == {kind}
     assert {int(step) for step in steps} == {4}
+
+
+@training_stack
+@pytest.mark.train
+def test_a_universal_tree_asks_for_the_unfused_kernel(whole: Path, tmp_path: Path) -> None:
+    import torch
+
+    def fuse(held: Any) -> None:
+        for group in held["optimizer_state_dict"]["base_optimizer_state"]["param_groups"]:
+            group["fused"] = True
+
+    for file in (FIRST, LAST):
+        spoil(whole / "global_step4" / file, fuse)
+    request = a_request(whole, tmp_path / "staged", "universal")
+    assert convert.convert(convert.read_request(json.dumps(request)))["ok"]
+    folder = tmp_path / "staged" / "global_step4_universal" / "zero"
+    groups = torch.load(folder / "optimizer_state.pt", weights_only=False)["param_groups"]
+    assert [g["fused"] for g in groups] == [False, False]
+    assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
 
 
 @training_stack
