@@ -6,9 +6,9 @@ path of a file holding one:
     {"source": ".../checkpoint-40",        the trainer's checkpoint: read, never written
      "target": ".../staged/000040-a",      must not exist; it appears whole or not at all
      "conversions": ["universal", "shards_of_3"],
+     "optimizer": "adamw_torch",           or deepspeed_cpu_adam: which steps in the next attempt
      "world_size": 2,                      shards_of_3 only: of the next attempt
      "sub_group_size": 1000000000,         shards_of_3 only: as the next ds_config states it
-     "optimizer": "adamw_torch",           shards_of_3 only: or deepspeed_cpu_adam, which steps next
      "bf16": null,                         shards_of_3 only: of the next attempt (null: as saved)
      "ds_version_tested": ["0.19.8"],      the versions this surgery was proven on
      "unsupported": false,                 true: go on with another version at one's own risk
@@ -327,6 +327,23 @@ def prune(tree: Path, layout: Layout) -> None:
         path.unlink()
 
 
+def write_steps_2(tree: Path, layout: Layout, request: Request, step: Any) -> None:
+    """A plain number, as DeepSpeed's CPU Adam saves it, would stand still under torch's AdamW.
+
+    And the loader leaves a tensor on the host, beside parameters on the GPU, where a fused kernel
+    would look for it (read in the source, not tried): the unfused one takes it from the host.
+    """
+    for name in layout.shapes:
+        save(step_for(request, step), tree / "zero" / name / "step.pt")
+    state_file = tree / "zero" / "optimizer_state.pt"
+    state = load_whole(state_file)
+    state["param_groups"] = [
+        {**group, "fused": False} if group.get("fused") else group
+        for group in state["param_groups"]
+    ]
+    save(state, state_file)
+
+
 def write_model_states_2(tree: Path, layout: Layout) -> None:
     """The universal loader takes the step counts from this file and never its weights."""
     save({**layout.meta, "module": {}}, tree / "mp_rank_00_model_states.pt")
@@ -335,8 +352,8 @@ def write_model_states_2(tree: Path, layout: Layout) -> None:
 # --- stage 3 -> stages 1 and 2 ------------------------------------------------------------------
 
 
-def to_family_2(tree: Path, layout: Layout, step: Any) -> None:
-    """The loader of stages 1 and 2 wants shaped tensors, a step beside them, and two more keys."""
+def to_family_2(tree: Path, layout: Layout) -> None:
+    """The loader of stages 1 and 2 wants shaped tensors, and two more keys."""
     state_file = tree / "zero" / "optimizer_state.pt"
     state = load_whole(state_file)
     shard = load(layout.shards[0])
@@ -347,7 +364,6 @@ def to_family_2(tree: Path, layout: Layout, step: Any) -> None:
     save(state, state_file)
     for name, shape in layout.shapes.items():
         folder = tree / "zero" / name
-        save(step, folder / "step.pt")
         for key in STATES:
             flat = load_whole(folder / f"{key}.pt")
             save({"param": flat.view(shape).clone()}, folder / f"{key}.pt")
@@ -662,7 +678,7 @@ def build(request: Request, layout: Layout) -> int:
     stage(request, layout)
     tree = to_universal(request, layout)
     if "family_3_to_2" in request.conversions:
-        to_family_2(tree, layout, step)
+        to_family_2(tree, layout)
     compared = verify(request, layout, tree, step)
     if "shards_of_3" in request.conversions:
         out = request.partial / layout.folder.name
@@ -672,6 +688,7 @@ def build(request: Request, layout: Layout) -> int:
         (request.partial / "latest_universal").unlink()
         (request.partial / "latest").write_text(out.name)
     else:
+        write_steps_2(tree, layout, request, step)
         write_model_states_2(tree, layout)
     return compared
 

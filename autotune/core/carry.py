@@ -20,7 +20,8 @@ ADAMW = TORCH_ADAMW | {CPU_ADAM}
 # These keep the same hyper-parameters in a group, so one goes on from the other's groups and
 # schedule; others (adafactor: KeyError 'beta1') miss their own keys at the first step.
 LIKE_ADAMW = TORCH_ADAMW | {"adamw_8bit", "adamw_bnb_8bit"}
-PROVEN_ON_DEEPSPEED = ("0.19.8",)
+# On 0.19.8 every way; on the other two the way from stage 2 to 3 and back, and the refusals.
+PROVEN_ON_DEEPSPEED = ("0.19.3", "0.19.6", "0.19.8")
 
 
 class CarryKind(str, Enum):
@@ -252,7 +253,9 @@ def _staged(saved: SavedShape, wanted: WantedShape, consented: frozenset[str]) -
     return Carry(
         CarryKind.STAGED,
         f"DeepSpeed cannot read this checkpoint under the new plan ({', '.join(changed)}): a copy "
-        "is converted, and weights, moments, schedule and data position are kept.",
+        "is converted, and weights, moments, schedule and data position are kept."
+        # Each rank saves its own random state, and there is none for another number of ranks.
+        + (" Dropout draws other masks." if saved.world_size != wanted.world_size else ""),
         conversions,
         # Stage 3 is given ordinary shards: loading a universal tree there puts weight decay on
         # every group and advances Adam's step once for each of them.

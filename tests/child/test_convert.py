@@ -96,10 +96,9 @@ class TinyPlan:
             place[key] = value
         if carried.load_universal:
             config["checkpoint"] = {"load_universal": True}
-        eight_bit = self.optimizer == "adamw_8bit"
         return {
             "deepspeed": config,
-            "optim": "adamw_8bit" if eight_bit else "adamw_torch",
+            "optim": "adamw_torch" if self.optimizer == carry.CPU_ADAM else self.optimizer,
             **{key: getattr(self, key) for key in ("bf16", "lora", "nf4", "tied")},
         }
 
@@ -284,6 +283,8 @@ class Way:
 SAME, STAGED = CarryKind.SAME, CarryKind.STAGED
 CPU: dict[str, Any] = {"offload": True, "optimizer": carry.CPU_ADAM}
 LORA = TinyPlan(lora=True)
+Z2_ALONE = replace(Z2, world=1)
+FUSED = replace(Z2, optimizer="adamw_torch_fused")
 WAYS = [
     Way("one to two", Z1, Z2, SAME),
     Way("two to one", Z2, Z1, SAME),
@@ -301,8 +302,13 @@ WAYS = [
         STAGED,
     ),
     Way("three offloaded to three", replace(Z3, **CPU), Z3, SAME),
-    Way("two to one rank", Z2, replace(Z2, world=1), STAGED),
-    Way("one rank to two", replace(Z2, world=1), Z2, STAGED),
+    Way("two to one rank", Z2, Z2_ALONE, STAGED),
+    Way("fused two to one rank", FUSED, replace(FUSED, world=1), STAGED),
+    Way("fused two to three", FUSED, replace(FUSED, stage=3), STAGED),
+    Way("fused two to offloaded", FUSED, replace(FUSED, offload=True), SAME),
+    Way("one rank to two", Z2_ALONE, Z2, STAGED),
+    Way("two offloaded with CPU Adam to one rank", replace(Z2, **CPU), Z2_ALONE, STAGED),
+    Way("three offloaded with CPU Adam to two", replace(Z3, **CPU), Z2, STAGED),
     Way("three to one rank", Z3, replace(Z3, world=1), STAGED),
     Way("two to three on one rank", Z2, replace(Z3, world=1), STAGED),
     Way("two to three in small groups", Z2, replace(Z3, sub_group_size=9_000), STAGED),
@@ -352,21 +358,21 @@ EIGHT = replace(Z2, optimizer="adamw_8bit")
 @training_stack
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("saved", "wanted", "stepping"),
+    ("saved", "wanted", "library"),
     [
-        (Z2, EIGHT, "AdamW8bit"),
-        (EIGHT, Z2, "AdamW"),
-        (Z3, replace(EIGHT, stage=3), "AdamW8bit"),
+        (Z2, EIGHT, "bitsandbytes"),
+        (EIGHT, Z2, "torch"),
+        (Z3, replace(EIGHT, stage=3), "bitsandbytes"),
     ],
     ids=["to 8 bit", "from 8 bit", "to 8 bit at stage 3"],
 )
 def test_another_optimizer_keeps_weights_and_schedule_and_begins_its_moments_anew(
-    lab: Lab, saved: TinyPlan, wanted: TinyPlan, stepping: str
+    lab: Lab, saved: TinyPlan, wanted: TinyPlan, library: str
 ) -> None:
     before = lab.train(saved)
     carried = decided(saved, wanted, carry.RESET_OPTIMIZER)
     resumed = lab.resume(saved, before.checkpoint(4), wanted, carried)
-    assert resumed.first["optimizer"] == stepping
+    assert resumed.first["library"] == library
     assert resumed.first["moment_norm"] == 0
     # The first step's loss is computed before any update: the weights are the checkpoint's.
     assert abs(resumed.losses[5] - before.losses[5]) < EXACT
@@ -564,6 +570,52 @@ def test_a_checkpoint_whose_state_is_not_right_is_refused(
         spoil(whole / "global_step4" / file, change)
     assert words in refused(a_request(whole, tmp_path / "staged", *conversions))
     assert not (tmp_path / "staged").exists()
+
+
+@training_stack
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("optimizer", "kind"), [("adamw_torch", "Tensor"), (carry.CPU_ADAM, "int")]
+)
+@pytest.mark.parametrize("conversions", [("universal",), ("universal", "shards_of_3")])
+def test_the_step_is_of_the_kind_that_the_next_optimizer_counts_in(
+    whole: Path, tmp_path: Path, optimizer: str, kind: str, conversions: tuple[str, ...]
+) -> None:
+    import torch
+
+    # torch's AdamW advances a tensor in place, and a plain number not at all.
+    request = a_request(whole, tmp_path / "staged", *conversions, optimizer=optimizer)
+    assert convert.convert(convert.read_request(json.dumps(request)))["ok"]
+    if conversions == ("universal",):
+        folder = tmp_path / "staged" / "global_step4_universal" / "zero"
+        steps = [torch.load(p, weights_only=False) for p in folder.glob("*/step.pt")]
+    else:
+        held = torch.load(tmp_path / "staged" / "global_step4" / FIRST, weights_only=False)
+        inner = held["optimizer_state_dict"]["optimizer_state_dict"]
+        steps = [state["step"] for state in inner["state"].values()]
+        assert ("bias_correction" in inner["param_groups"][0]) == (kind == "int")
+    assert steps
+    assert {type(step).__name__ for step in steps} == {kind}
+    assert {int(step) for step in steps} == {4}
+
+
+@training_stack
+@pytest.mark.train
+def test_a_universal_tree_asks_for_the_unfused_kernel(whole: Path, tmp_path: Path) -> None:
+    import torch
+
+    def fuse(held: Any) -> None:
+        for group in held["optimizer_state_dict"]["base_optimizer_state"]["param_groups"]:
+            group["fused"] = True
+
+    for file in (FIRST, LAST):
+        spoil(whole / "global_step4" / file, fuse)
+    request = a_request(whole, tmp_path / "staged", "universal")
+    assert convert.convert(convert.read_request(json.dumps(request)))["ok"]
+    folder = tmp_path / "staged" / "global_step4_universal" / "zero"
+    groups = torch.load(folder / "optimizer_state.pt", weights_only=False)["param_groups"]
+    assert [g["fused"] for g in groups] == [False, False]
+    assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
 
 
 @training_stack

@@ -59,6 +59,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             inner = zero.optimizer
             self.facts = {
                 "optimizer": type(inner).__name__,
+                "library": type(inner).__module__.split(".")[0],
                 "zero": type(zero).__name__,
                 "states": sorted({k for s in inner.state.values() for k in s}),
                 "moment_norm": float(

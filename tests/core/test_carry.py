@@ -60,6 +60,8 @@ def test_another_world_size_is_staged(stage: int, conversions: tuple[str, ...]) 
     answer = decide_carry(saved(zero_stage=stage), wanted(zero_stage=stage, world_size=1))
     assert (answer.kind, answer.conversions) == (CarryKind.STAGED, conversions)
     assert "world size 2 -> 1" in answer.why
+    assert "Dropout" in answer.why
+    assert "Dropout" not in decide_carry(saved(), wanted(zero_stage=3)).why
 
 
 @pytest.mark.parametrize("stage", [2, 3])
