@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from autotune.cli.wiring import all_rungs
+from autotune.core.carry import Carry, CarryKind
 from autotune.core.decide import Outlook
 from autotune.core.evidence import Diagnosis, Evidence, Memory, OomFigures, RankException, Sign
 from autotune.core.failure import Failure, Role
+from autotune.core.history import Attempt, Story
 from autotune.core.job import Job
 from autotune.core.plan import Plan
 from autotune.core.policy import Policy
+from autotune.core.record import Launch, Remedy
 from autotune.core.rung import Scene, Surroundings
 from autotune.frameworks.finetune import Finetune
 from autotune.world.policy_file import find_policy, load_policy
@@ -105,3 +108,39 @@ def outlook(**changes: Any) -> Outlook:
         "start": plan(), "saved": None,
     }  # fmt: skip
     return Outlook(**given | changes)
+
+
+def remedy(rung: str = "smaller_micro_batch", **changes: Any) -> Remedy:
+    """Return a rung that was taken on our account by the policy's first rule."""
+    given: dict[str, Any] = {"changes": (), "rule": 1, "why": "it was chosen", "spend": True}
+    return Remedy(**{"rung": rung, **given, **changes})
+
+
+def launch(number: int = 1, of: Plan | None = None, **changes: Any) -> Launch:
+    """Return the decision to start a plan afresh."""
+    given: dict[str, Any] = {
+        "carry": Carry(CarryKind.FRESH, "nothing was saved"), "checkpoint": None,
+        "checkpoint_step": 0, "remedy": None, "why": "the job's own settings",
+    }  # fmt: skip
+    return Launch(attempt=number, plan=of or plan(), **given | changes)
+
+
+def attempt(
+    number: int = 1,
+    of: Plan | None = None,
+    failure: Failure = Failure.DEVICE_OOM,
+    reached: int | None = 0,
+    taken: Remedy | None = None,
+    **seen: Any,
+) -> Attempt:
+    """Return an attempt that ended with `failure`, its newest checkpoint at step `reached`."""
+    return Attempt(
+        launch(number, of, remedy=taken),
+        evidence=evidence(attempt=number, checkpoint_step=reached, **{"seconds": 60.0, **seen}),
+        diagnosis=diagnosis(failure),
+    )
+
+
+def story(*attempts: Attempt, **changes: Any) -> Story:
+    """Return a run whose attempts are over."""
+    return Story(attempts=attempts, **changes)

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from autotune.child import convert, finetune
 from autotune.core.carry import Carry, WantedShape, conversion_request
-from autotune.core.decide import OPTIMIZER, Outlook, Saved, carry_to
+from autotune.core.decide import OPTIMIZER, Saved, carry_to
 from autotune.core.history import Attempt, Story
 from autotune.core.plan import Device, Plan
 from autotune.core.record import Launch
