@@ -1,5 +1,6 @@
 """Nouns with defaults, so that a test says only what it is about."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def job(**changes: Any) -> Job:
     return Job.model_validate(given | changes)
 
 
+@cache
 def shipped(name: str = "default") -> Policy:
     """Return a policy of those that come with autotune."""
     return load_policy(find_policy(name, Path()), all_rungs())

@@ -126,5 +126,6 @@ def _unfit(rung: Rung, plan: Plan, carry: Carry, scene: Scene, story: Story) -> 
             return f"attempt {attempt.number} ran this plan and ended with {attempt.failure.value}"
         for setting, value in broken_settings(attempt).items():
             if getattr(plan, setting) == value != getattr(scene.plan, setting):
-                return f"{setting} {value} failed in attempt {attempt.number}"
+                shown = setting if value is True else f"{setting} {value}"
+                return f"{shown} failed in attempt {attempt.number}"
     return None
