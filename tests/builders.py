@@ -69,7 +69,7 @@ def diagnosis(failure: Failure = Failure.DEVICE_OOM, **changes: Any) -> Diagnosi
 
 def around(**changes: Any) -> Surroundings:
     """Return a GPU under the built-in trainer, which has every knob and evaluates."""
-    given = {"device": "cuda", "knobs": Finetune.knobs, "has_evaluation": True}
+    given: dict[str, Any] = {"device": "cuda", "knobs": Finetune.knobs, "has_evaluation": True}
     return Surroundings(**given | changes)
 
 

@@ -49,5 +49,6 @@ def rule_spent(story: Story, place: int, rule: Rule) -> str | None:
         remedy = attempt.launch.remedy
         used += remedy is not None and remedy.rule == place
     if used >= rule.at_most:
-        return f"rule {place} (`{rule.when}`) was used {used} times without progress"
+        times = "once" if used == 1 else f"{used} times"
+        return f"rule {place} (`{rule.when}`) was used {times} without progress"
     return None

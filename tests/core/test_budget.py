@@ -47,16 +47,16 @@ def test_time_in_attempts_does_not_count_waits_and_a_gap_counts_nothing() -> Non
     story = builders.story(
         builders.attempt(1, seconds=1000.0), builders.attempt(2, seconds=None), waited_seconds=9e9
     )
-    assert time_spent(story, Limits(wall="1001s")) is None
-    assert time_spent(story, Limits(wall="1000s")) == (
+    assert time_spent(story, Limits(wall=1001.0)) is None
+    assert time_spent(story, Limits(wall=1000.0)) == (
         "16 min 40 s are spent in attempts, and the job allows 16 min 40 s"
     )
 
 
 def test_waits_have_a_limit_of_their_own() -> None:
     story = builders.story(builders.attempt(1, seconds=9e9), waited_seconds=3600.0)
-    assert wait_spent(story, Limits(wait="2h")) is None
-    assert wait_spent(story, Limits(wait="1h")) == (
+    assert wait_spent(story, Limits(wait=7200.0)) is None
+    assert wait_spent(story, Limits(wait=3600.0)) == (
         "1 h 0 min were spent waiting, and the job allows 1 h 0 min"
     )
 

@@ -206,7 +206,8 @@ def test_an_offload_that_failed_is_not_turned_on_again(
     forbidden = {"forbid": [*NO_MORE["forbid"], *OFFLOADS - {rung}]}
     found = choice(builders.scene(without), story, means(forbidden))
     assert found.plan is None
-    assert {one.rung: one.why for one in found.passed_over}[rung] == f"{setting} failed in attempt 1"
+    why = {one.rung: one.why for one in found.passed_over}
+    assert why[rung] == f"{setting} failed in attempt 1"
 
 
 def test_four_bits_that_contradicted_the_loader_are_not_tried_again() -> None:

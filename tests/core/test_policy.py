@@ -1,4 +1,4 @@
-"""A policy is loaded whole or refused with the line and the nearest name; shipped ones answer all."""
+"""A policy is loaded whole or refused with line and nearest name; shipped ones answer all."""
 
 from pathlib import Path
 

@@ -98,6 +98,7 @@ class Subject:
     every: int = 2
     rows: int = 32
     device: Device = "cpu"
+    deepspeed: dict[str, Any] = field(default_factory=dict)
     started: dict[str, Outcome] = field(default_factory=dict)
 
     def prepare(self) -> Subject:
@@ -151,7 +152,7 @@ class Subject:
         carry, checkpoint = self._carried(plan, resume, folder)
         setting = Setting(
             job=self.job(plan, limit),
-            looked=Looked(),
+            looked=Looked(deepspeed=self.deepspeed),
             job_folder=str(self.folder),
             plan=plan,
             device=self.device,
