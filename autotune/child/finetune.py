@@ -571,10 +571,12 @@ def stored_model(settings: dict[str, Any], fresh: Any = None) -> Any:
     extra: dict[str, Any] = {}
     config = quantized(settings)
     if config is not None:
-        place = "cpu"
-        if settings["memory"]["device"] == "cuda":
-            place = f"cuda:{os.environ['LOCAL_RANK']}"
-        extra = {"quantization_config": config, "device_map": {"": place}}
+        extra = {"quantization_config": config}
+        # Under ZeRO-3 transformers refuses to be told the device, and takes the current one.
+        if settings["deepspeed"].get("zero_optimization", {}).get("stage") != 3:
+            cuda = settings["memory"]["device"] == "cuda"
+            place = f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"
+            extra["device_map"] = {"": place}
     loader = transformers.AutoModelForCausalLM
     if fresh is not None:
         loader = type(fresh)

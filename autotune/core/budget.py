@@ -10,15 +10,21 @@ from autotune.core.units import show_seconds
 def attempts_spent(story: Story, limits: Limits) -> str | None:
     """Return why no further rung may be tried, or None."""
     if story.spent >= limits.attempts:
-        return f"{story.spent} attempts are spent, and the job allows {limits.attempts}"
+        noun = "attempt is" if story.spent == 1 else "attempts are"
+        return f"{story.spent} {noun} spent, and the job allows {limits.attempts}"
     return None
 
 
 def time_spent(story: Story, limits: Limits) -> str | None:
-    """Return why the run may take no more time, or None; waits have a limit of their own."""
+    """Return why no more attempts may be made, or None; waits have a limit of their own."""
     if story.attempt_seconds >= limits.wall:
         used, allowed = show_seconds(story.attempt_seconds), show_seconds(limits.wall)
         return f"{used} are spent in attempts, and the job allows {allowed}"
+    return None
+
+
+def wait_spent(story: Story, limits: Limits) -> str | None:
+    """Return why nothing may be waited for any longer, or None; a rung needs no wait."""
     if story.waited_seconds >= limits.wait:
         used, allowed = show_seconds(story.waited_seconds), show_seconds(limits.wait)
         return f"{used} were spent waiting, and the job allows {allowed}"
@@ -43,5 +49,6 @@ def rule_spent(story: Story, place: int, rule: Rule) -> str | None:
         remedy = attempt.launch.remedy
         used += remedy is not None and remedy.rule == place
     if used >= rule.at_most:
-        return f"rule {place} (`{rule.when}`) was used {used} times without progress"
+        times = "once" if used == 1 else f"{used} times"
+        return f"rule {place} (`{rule.when}`) was used {times} without progress"
     return None

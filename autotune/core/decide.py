@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.core.budget import attempts_spent, time_spent
+from autotune.core.budget import attempts_spent, time_spent, wait_spent
 from autotune.core.carry import Carry, SavedShape, WantedShape, decide_carry
 from autotune.core.failure import Failure
 from autotune.core.history import Attempt, Story
 from autotune.core.job import Job
-from autotune.core.ladder import Choice, Means, choose
+from autotune.core.ladder import Choice, Means, broken_settings, choose
 from autotune.core.plan import Plan
 from autotune.core.policy import Policy
 from autotune.core.record import Finish, GiveUp, Launch, Prove, Step, Stop, Wait
@@ -55,9 +55,6 @@ def next_step(story: Story, outlook: Outlook) -> Step:
         return GiveUp(enough)
     if last.failure is Failure.NONE and last.evidence and last.evidence.ended_by_us:
         return _launch(story, outlook, last.plan, "it was interrupted, not beaten")
-    enough = attempts_spent(story, outlook.job.limits)
-    if enough:
-        return GiveUp(enough)
     return _climb(story, outlook)
 
 
@@ -79,14 +76,31 @@ def _climb(story: Story, outlook: Outlook) -> Step:
     choice: Choice = choose(scene, story, means)
     if choice.plan is None or choice.remedy is None:
         return GiveUp(choice.why_not, choice.passed_over)
-    if choice.remedy.pause_seconds and not story.waited_since_end:
-        return Wait(choice.remedy.pause_seconds, choice.remedy.why)
+    limits = outlook.job.limits
+    # What is not our failure costs no attempt, so it may be retried when none is left.
+    enough = attempts_spent(story, limits) if choice.remedy.spend else None
+    pause = choice.remedy.pause_seconds if not story.waited_since_end else 0.0
+    enough = enough or (wait_spent(story, limits) if pause else None)
+    if enough:
+        return GiveUp(enough)
+    if pause:
+        return Wait(pause, choice.remedy.why)
     return _launch(story, outlook, choice.plan, choice.remedy.why, choice)
 
 
 def _beaten(story: Story) -> Attempt:
-    """Return the attempt to answer: a conversion that failed is a rung gone, not a new failure."""
-    return next(a for a in reversed(story.attempts) if a.prepared is None or a.prepared.ok)
+    """Return the attempt to answer.
+
+    A conversion that failed, or a setting that broke as soon as a rung of ours turned it on, is a
+    rung gone and not a new failure: what is to be answered is the attempt it was taken against.
+    """
+    ran = [a for a in story.attempts if a.prepared is None or a.prepared.ok]
+    last = ran[-1]
+    broken = broken_settings(last)
+    for attempt in reversed(ran[:-1]):
+        if attempt.diagnosis and any(getattr(attempt.plan, k) != v for k, v in broken.items()):
+            return attempt
+    return last
 
 
 def _launch(

@@ -83,6 +83,8 @@ class Story:
     def since_progress(self) -> tuple[Attempt, ...]:
         """Return the ended attempts after the last one that got further than any before it.
 
+        That one made progress itself, whatever ended it, and does not stand in this list.
+
         An attempt whose progress is unknown neither resets this list nor stands in it.
         """
         best = 0
@@ -93,7 +95,8 @@ class Story:
                 continue
             if reached > best:
                 best, since = reached, []
-            since.append(attempt)
+            else:
+                since.append(attempt)
         return tuple(since)
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from autotune.core.budget import cause_spent, rule_spent
 from autotune.core.carry import Carry, CarryKind
 from autotune.core.compatibility import conflicts
 from autotune.core.failure import Failure
-from autotune.core.history import Story
+from autotune.core.history import Attempt, Story
 from autotune.core.job import Job
 from autotune.core.plan import Plan, changes
 from autotune.core.policy import Policy, Rule
@@ -16,8 +17,11 @@ from autotune.core.rung import Result, Rung, Scene
 
 # A failure of the setting itself: while these fields have the value it failed with, it would
 # fail again, whatever else changes.
+_OFFLOAD = ("offload_optimizer", "offload_param")
 BROKEN_BY: dict[Failure, tuple[str, ...]] = {
-    Failure.OFFLOAD_DEVICE: ("offload_optimizer", "offload_param"),
+    Failure.OFFLOAD_DEVICE: _OFFLOAD,
+    Failure.HOST_OOM: _OFFLOAD,  # offloading is what fills the host
+    Failure.OP_BUILD: _OFFLOAD,  # its extensions are the ones that need a compiler
     Failure.QUANTIZATION_CONFLICT: ("quantization",),
 }
 
@@ -69,6 +73,13 @@ def choose(scene: Scene, story: Story, means: Means) -> Choice:
     return Choice(None, None, None, why, tuple(passed))
 
 
+def broken_settings(attempt: Attempt) -> dict[str, Any]:
+    """Return the settings, with their values, that were on and that the failure is one of."""
+    names = BROKEN_BY.get(attempt.failure, ()) if attempt.failure else ()
+    values = {name: getattr(attempt.plan, name) for name in names}
+    return {name: value for name, value in values.items() if value not in (False, "none")}
+
+
 def _remedy(
     rung: Rung, rule: Rule, place: int, before: Plan, after: Plan, passed: tuple[PassedOver, ...]
 ) -> Remedy:
@@ -113,9 +124,8 @@ def _unfit(rung: Rung, plan: Plan, carry: Carry, scene: Scene, story: Story) -> 
             continue
         if attempt.plan == plan and attempt.failure is not Failure.NONE:
             return f"attempt {attempt.number} ran this plan and ended with {attempt.failure.value}"
-        for setting in BROKEN_BY.get(attempt.failure, ()):
-            value = getattr(attempt.plan, setting)
-            turned_on = getattr(plan, setting) == value != getattr(scene.plan, setting)
-            if turned_on and value not in (False, "none"):
-                return f"{setting} {value} failed in attempt {attempt.number}"
+        for setting, value in broken_settings(attempt).items():
+            if getattr(plan, setting) == value != getattr(scene.plan, setting):
+                shown = setting if value is True else f"{setting} {value}"
+                return f"{shown} failed in attempt {attempt.number}"
     return None

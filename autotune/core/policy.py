@@ -1,5 +1,6 @@
 """A policy says, as data, which rungs answer which failure and when enough is enough."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -84,23 +85,33 @@ def _matches(rule: Rule, diagnosis: Diagnosis) -> bool:
     return rule.when in (ANYTHING, diagnosis.failure.value)
 
 
-def faults_of(policy: Policy, rungs: dict[str, Rung], where: str) -> list[Fault]:
-    """Return what is wrong with a policy beyond its shape: unknown names and missing answers."""
+def faults_of(
+    policy: Policy, rungs: dict[str, Rung], where: Callable[..., str]
+) -> list[Fault]:
+    """Return what is wrong with a policy beyond its shape: unknown names and missing answers.
+
+    `where` gives the file and line of a place named by its keys.
+    """
     faults = []
     failures = {failure.value for failure in Failure}
     for place, rule in enumerate(policy.rules, 1):
-        at = f"{where}, rule {place}"
+        keys = ("rules", place - 1)
+        at = where(*keys)
         if rule.when not in failures | {ANYTHING}:
             hint = nearest(rule.when, failures | {ANYTHING})
             faults.append(Fault(f"`{rule.when}` is not a failure autotune knows", at, hint))
         faults += [
-            Fault(f"`{fact}` is not a fact a rule can ask about", at, nearest(fact, FACTS))
-            for fact in rule.and_
+            Fault(
+                f"`{fact}` is not a fact a rule can ask about",
+                where(*keys, "and", index),
+                nearest(fact, FACTS),
+            )
+            for index, fact in enumerate(rule.and_)
             if fact not in FACTS
         ]
         faults += [
-            Fault(f"`{name}` is not a rung", at, nearest(name, rungs))
-            for name in rule.try_
+            Fault(f"`{name}` is not a rung", where(*keys, "try", index), nearest(name, rungs))
+            for index, name in enumerate(rule.try_)
             if name not in rungs
         ]
         if rule.when == ANYTHING and (rule.and_ or place != len(policy.rules)):
@@ -112,5 +123,5 @@ def faults_of(policy: Policy, rungs: dict[str, Rung], where: str) -> list[Fault]
             faults.append(Fault(text, at, "give the rule `at_most: N`"))
     if not policy.rules or policy.rules[-1].when != ANYTHING:
         text = "the last rule must be for `anything`, so that no failure goes unanswered"
-        faults.append(Fault(text, where, "end the list with `when: anything`"))
+        faults.append(Fault(text, where("rules"), "end the list with `when: anything`"))
     return faults

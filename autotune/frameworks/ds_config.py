@@ -17,6 +17,7 @@ BATCH_KEYS = (
 )
 # DeepSpeed's own default (runtime/zero/config.py): one bucket is then 1 GB in bf16.
 DEFAULT_BUCKET = 500_000_000
+LARGEST_NUMBER = 1e15  # beyond it lies infinity, which YAML can write
 
 
 def with_plan(config: Config, plan: Plan) -> Config:
@@ -96,7 +97,8 @@ def flag(config: Config, key: str) -> bool:
 def number(config: Config, key: str, default: int) -> int:
     """Return a whole number of `zero_optimization`, or `default` where it says nothing."""
     value = _table(config, "zero_optimization").get(key, AUTO)
-    return int(value) if isinstance(value, (int, float)) and value > 0 else default
+    counts = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return int(value) if counts and 0 < value < LARGEST_NUMBER else default
 
 
 def batch_faults(config: Config, world: int, micro: int, total: int, where: str) -> list[Fault]:
@@ -114,15 +116,35 @@ def batch_faults(config: Config, world: int, micro: int, total: int, where: str)
     return faults
 
 
+def precision_faults(config: Config, dtype: str, where: str) -> list[Fault]:
+    """Return where the configuration trains in another precision than the job."""
+    faults = []
+    for name in ("bf16", "fp16"):
+        wanted, value = dtype == name, _table(config, name).get("enabled", AUTO)
+        if value not in (AUTO, wanted):
+            text = f"`{name}` says {value!r} in the DeepSpeed configuration, and the job trains in "
+            hint = 'write "auto" there, or set `dtype' + (f": {name}`" if value is True else "`")
+            faults.append(Fault(text + dtype, where, hint))
+    return faults
+
+
+def clipping(config: Config) -> float | None:
+    """Return the norm that gradients are clipped to, or None where it says nothing."""
+    value = config.get("gradient_clipping", AUTO)
+    return float(value) if isinstance(value, (int, float)) else None
+
+
 def shape_faults(config: Config, where: str) -> list[Fault]:
     """Return what DeepSpeed or the built-in trainer would refuse at start."""
     faults = []
     zero = config.get("zero_optimization", {})
     if not isinstance(zero, dict):
         return [Fault("`zero_optimization` must be a mapping", where, "see DeepSpeed's reference")]
-    if offloads(config, "offload_param") and stage(config) != 3:
-        text = "`offload_param` works at ZeRO stage 3 only"
-        faults.append(Fault(text, where, "set `stage: 3`, or take `offload_param` out"))
+    if zero.get("stage", AUTO) != AUTO and stage(config) not in (1, 2, 3):
+        text = f"`stage` is {zero['stage']!r}, and the built-in trainer runs at ZeRO stage 1, 2 "
+        text += "or 3"
+        hint = "on one rank stage 1 costs nothing; stage 0 sums gradients in another precision"
+        faults.append(Fault(text, where, hint))
     for key in ("optimizer", "scheduler"):
         if key in config:
             text = f"the built-in trainer brings its own {key}; a `{key}` block would override it"

@@ -11,6 +11,7 @@ from autotune.core.fault import Fault
 from autotune.core.job import Job, absolute
 from autotune.core.plan import Dtype, Plan
 from autotune.frameworks import ds_config
+from autotune.frameworks.batch import batch_faults
 from autotune.frameworks.framework import Looked, Program, Setting
 
 Number = Annotated[float, Field(ge=0)]
@@ -124,9 +125,10 @@ class Finetune:
     def faults(self, job: Job, looked: Looked, world_size: int, where: str) -> list[Fault]:
         """Return everything wrong with the job's settings, beyond their shape."""
         settings = settings_of(job)
-        faults = _batch_faults(job, world_size, where)
+        faults = batch_faults(job, world_size, where)
         config = dict(looked.deepspeed)
         faults += ds_config.shape_faults(config, where)
+        faults += ds_config.precision_faults(config, settings.dtype, where)
         faults += ds_config.batch_faults(
             config, world_size, job.batch.micro, job.batch.global_, where
         )
@@ -140,10 +142,15 @@ class Finetune:
         if settings.zero_stage and stage is not None and stage != settings.zero_stage:
             text = f"`zero_stage` is {settings.zero_stage}, and the DeepSpeed configuration says "
             faults.append(Fault(text + str(stage), where, "keep one of the two"))
-        elif stage == 0:
-            text = "the built-in trainer runs at ZeRO stage 1, 2 or 3"
-            hint = "on one rank stage 1 costs nothing; stage 0 sums gradients in another precision"
-            faults.append(Fault(text, where, hint))
+        start = self.start(job, looked, world_size)
+        if start.offload_param and start.zero_stage != 3:
+            text = "`offload_param` works at ZeRO stage 3 only"
+            faults.append(Fault(text, where, "set `zero_stage: 3`, or take `offload_param` out"))
+        clip = ds_config.clipping(config)
+        if clip is not None and clip != _clipping(settings, config):
+            text = f"`max_grad_norm` is {settings.max_grad_norm:g}, and the DeepSpeed "
+            text += f"configuration clips gradients to {clip:g}"
+            faults.append(Fault(text, where, "keep one of the two"))
         if settings.eval_every and not self.has_evaluation(job):
             text = "`eval_every` is set, and there is nothing to evaluate on"
             faults.append(Fault(text, where, "set `data.eval` or `data.eval_fraction`"))
@@ -209,7 +216,7 @@ def train_file(setting: Setting) -> dict[str, Any]:
             "weight_decay": settings.weight_decay,
             "adam_betas": list(settings.adam_betas),
             "adam_epsilon": settings.adam_epsilon,
-            "max_grad_norm": settings.max_grad_norm,
+            "max_grad_norm": _clipping(settings, dict(setting.looked.deepspeed)),
             "optimizer": OPTIMIZER,
             "seed": settings.seed,
             "eval_every": settings.eval_every,
@@ -240,7 +247,7 @@ def train_file(setting: Setting) -> dict[str, Any]:
 
 def _deepspeed(setting: Setting, settings: FinetuneSettings) -> dict[str, Any]:
     config = ds_config.with_plan(dict(setting.looked.deepspeed), setting.plan)
-    config.setdefault("gradient_clipping", settings.max_grad_norm)
+    config["gradient_clipping"] = _clipping(settings, config)
     config.setdefault("zero_allow_untested_optimizer", True)
     config = ds_config.with_overrides(config, setting.ds_overrides)
     if setting.load_universal:
@@ -248,20 +255,12 @@ def _deepspeed(setting: Setting, settings: FinetuneSettings) -> dict[str, Any]:
     return config
 
 
-def _batch_faults(job: Job, world_size: int, where: str) -> list[Fault]:
-    total, micro = job.batch.global_, job.batch.micro
-    if total % world_size:
-        text = f"a global batch of {total} cannot be shared equally by {world_size} ranks"
-        near = max(world_size, total - total % world_size)
-        hint = f"use {near} or {near + world_size}, or another number of devices"
-        return [Fault(text, where, hint)]
-    per_rank = total // world_size
-    if per_rank % micro:
-        fits = ", ".join(str(n) for n in range(1, per_rank + 1) if per_rank % n == 0)
-        text = f"a global batch of {total} over {world_size} ranks is {per_rank} samples each, "
-        text += f"which micro-batches of {micro} cannot make"
-        return [Fault(text, where, f"micro-batches that can: {fits}")]
-    return []
+def _clipping(settings: FinetuneSettings, config: ds_config.Config) -> float:
+    """Return the job's own norm, else the configuration's: HF refuses two that differ."""
+    configured = ds_config.clipping(config)
+    if "max_grad_norm" in settings.model_fields_set or configured is None:
+        return settings.max_grad_norm
+    return configured
 
 
 def _first(given: bool | None, otherwise: bool) -> bool:

@@ -29,11 +29,19 @@ def load_policy(path: Path, rungs: dict[str, Rung]) -> Policy:
         derived = validate(Derived, document)
         unknown = [name for name in derived.without if name not in rungs]
         if unknown:
-            text = f"`{unknown[0]}` is not a rung"
-            raise InputError(Fault(text, document.where("without"), nearest(unknown[0], rungs)))
+            raise InputError(
+                *(
+                    Fault(
+                        f"`{name}` is not a rung",
+                        document.where("without", derived.without.index(name)),
+                        nearest(name, rungs),
+                    )
+                    for name in unknown
+                )
+            )
         return derived.of(_shipped(derived.extends, document, rungs))
     policy = validate(Policy, document)
-    faults = faults_of(policy, rungs, str(path))
+    faults = faults_of(policy, rungs, document.where)
     if faults:
         raise InputError(*faults)
     return policy

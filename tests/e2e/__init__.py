@@ -1,0 +1,1 @@
+"""Whole trainings, started as autotune starts them."""

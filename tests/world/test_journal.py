@@ -22,12 +22,12 @@ from autotune.core.record import (
     WentOn,
 )
 from autotune.world.journal import FileJournal, read_journal
-from tests.builders import a_launch, a_plan
+from tests.builders import launch, plan
 
 SEEN = Evidence(1, exit_code=1)
 EVENTS: tuple[Event, ...] = (
-    RunStarted("id", "job", "identity", a_plan(), "cpu", {"torch": "2.13.0"}, "default", "d"),
-    Decided(a_launch(1)),
+    RunStarted("id", "job", "identity", plan(), "cpu", {"torch": "2.13.0"}, "default", "d"),
+    Decided(launch(1)),
     AttemptEnded(1, SEEN, diagnose(SEEN)),
     Decided(Wait(5.0, "why")),
     Waited(5.0),

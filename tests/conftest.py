@@ -1,0 +1,41 @@
+"""What every test session is given: compiled extensions kept per user, and patient properties."""
+
+import importlib.metadata
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from autotune.world import ops_cache
+
+# A busy machine makes a property slow without making it wrong.
+settings.register_profile("patient", deadline=None, max_examples=40)
+settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_ops(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Let real trainings share one folder of compiled extensions, warm from the last session.
+
+    The session builds in a folder of its own, as a run does: a build that is killed leaves a lock
+    behind, and in the kept folder every later session would wait for it in silence.
+    """
+    real = {"train", "slow", "gpu"}
+    if not any(mark.name in real for item in request.session.items for mark in item.iter_markers()):
+        yield
+        return
+    versions = {}
+    for package in ("torch", "deepspeed"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            yield
+            return
+    cache, ops = ops_cache.cache_folder(versions), tmp_path_factory.mktemp("ops")
+    ops_cache.warm(ops, cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(ops))
+        yield
+    ops_cache.keep(ops, cache)

@@ -1,0 +1,107 @@
+"""Attempts, time and causes are counted, and each limit says what it counted."""
+
+import pytest
+
+from autotune.core.budget import (
+    attempts_spent,
+    cause_spent,
+    rule_spent,
+    time_spent,
+    wait_spent,
+)
+from autotune.core.failure import Failure
+from autotune.core.history import Attempt
+from autotune.core.job import Limits
+from autotune.core.policy import Rule
+from tests import builders
+
+PORT = Failure.RENDEZVOUS_PORT
+THRICE = Rule.model_validate(
+    {"when": "rendezvous_port", "try": ["retry_unchanged"], "spend": "no", "at_most": 3, "why": "x"}
+)
+
+
+def retried(number: int, reached: int | None = 0, place: int = 7) -> Attempt:
+    """Return an attempt started by the rule at `place` that lost its port again."""
+    taken = builders.remedy("retry_unchanged", rule=place, spend=False)
+    return builders.attempt(number, failure=PORT, reached=reached, taken=taken)
+
+
+def test_the_first_attempt_and_every_rung_are_spent_and_a_retry_is_not() -> None:
+    story = builders.story(
+        builders.attempt(1), retried(2), builders.attempt(3, taken=builders.remedy())
+    )
+    assert story.spent == 2
+    assert attempts_spent(story, Limits(attempts=3)) is None
+    assert attempts_spent(story, Limits(attempts=2)) == (
+        "2 attempts are spent, and the job allows 2"
+    )
+
+
+def test_one_attempt_is_spoken_of_as_one() -> None:
+    story = builders.story(builders.attempt(1))
+    assert attempts_spent(story, Limits(attempts=1)) == "1 attempt is spent, and the job allows 1"
+
+
+def test_time_in_attempts_does_not_count_waits_and_a_gap_counts_nothing() -> None:
+    story = builders.story(
+        builders.attempt(1, seconds=1000.0), builders.attempt(2, seconds=None), waited_seconds=9e9
+    )
+    assert time_spent(story, Limits(wall=1001.0)) is None
+    assert time_spent(story, Limits(wall=1000.0)) == (
+        "16 min 40 s are spent in attempts, and the job allows 16 min 40 s"
+    )
+
+
+def test_waits_have_a_limit_of_their_own() -> None:
+    story = builders.story(builders.attempt(1, seconds=9e9), waited_seconds=3600.0)
+    assert wait_spent(story, Limits(wait=7200.0)) is None
+    assert wait_spent(story, Limits(wait=3600.0)) == (
+        "1 h 0 min were spent waiting, and the job allows 1 h 0 min"
+    )
+
+
+def test_a_cause_has_a_ceiling_that_progress_lifts() -> None:
+    policy = builders.shipped()
+    ceiling = policy.limits.same_cause
+    many = [builders.attempt(n) for n in range(1, ceiling + 2)]
+    assert cause_spent(builders.story(*many[:-1]), policy, Failure.DEVICE_OOM) is None
+    assert cause_spent(builders.story(*many), policy, Failure.DEVICE_OOM) == (
+        f"`device_oom` ended {ceiling + 1} attempts without progress; the limit is {ceiling}"
+    )
+    assert cause_spent(builders.story(*many), policy, Failure.HOST_OOM) is None
+    many[-1] = builders.attempt(ceiling + 1, reached=5)
+    assert cause_spent(builders.story(*many), policy, Failure.DEVICE_OOM) is None
+
+
+def test_a_rule_is_used_as_often_in_a_row_as_it_says() -> None:
+    first = builders.attempt(1, failure=PORT)
+    story = builders.story(first, retried(2), retried(3))
+    assert rule_spent(story, 7, THRICE) is None
+    story = builders.story(first, retried(2), retried(3), retried(4))
+    assert rule_spent(story, 8, THRICE) is None
+    assert rule_spent(story, 7, THRICE) == (
+        "rule 7 (`rendezvous_port`) was used 3 times without progress"
+    )
+
+
+def test_a_retry_that_made_progress_may_be_made_again() -> None:
+    once = THRICE.model_copy(update={"at_most": 1})
+    first = builders.attempt(1, failure=PORT)
+    assert rule_spent(builders.story(first, retried(2)), 7, once) is not None
+    assert rule_spent(builders.story(first, retried(2, reached=10)), 7, once) is None
+    stuck = builders.story(first, retried(2, reached=10), retried(3, reached=10))
+    assert rule_spent(stuck, 7, once) is not None
+
+
+@pytest.mark.parametrize("reached", [None, 0])
+def test_unknown_progress_neither_lifts_nor_counts(reached: int | None) -> None:
+    story = builders.story(builders.attempt(1, failure=PORT), retried(2, reached=reached))
+    counted = rule_spent(story, 7, THRICE.model_copy(update={"at_most": 1})) is not None
+    assert counted == (reached == 0)
+
+
+def test_a_rule_without_a_number_is_never_spent() -> None:
+    endless = THRICE.model_copy(update={"at_most": None})
+    many = [retried(number) for number in range(1, 60)]
+    assert rule_spent(builders.story(*many), 7, endless) is None

@@ -1,0 +1,1 @@
+"""What every rung promises, and what only one of them does."""

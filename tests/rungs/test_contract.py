@@ -1,0 +1,168 @@
+"""Every rung of the folder keeps the same promises, whatever plan it is given."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.cli.wiring import all_rungs
+from autotune.core.codec import from_plain, to_plain
+from autotune.core.plan import Plan, changes
+from autotune.core.rung import Result, Rung, Scene
+from autotune.frameworks.finetune import Finetune
+from tests import builders
+
+RUNGS = sorted(all_rungs().values(), key=lambda rung: rung.name)
+CHANGING = [rung for rung in RUNGS if not rung.changes_nothing]
+FIELDS = {field.name for field in dataclasses.fields(Plan)}
+# The longest way down: a micro-batch of 2**16 halves sixteen times.
+FAR_ENOUGH = 20
+
+every_rung = pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+every_change = pytest.mark.parametrize("rung", CHANGING, ids=lambda rung: rung.name)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Plans that could be running: odd micro-batches, three ranks, any accumulation."""
+    method = draw(st.sampled_from(["full", "lora"]))
+    stage = draw(st.sampled_from([1, 2, 3]))
+    held = draw(
+        st.lists(
+            st.sampled_from(
+                [
+                    ("expandable_segments", "True"),
+                    ("garbage_collection_threshold", "0.6"),
+                    ("max_split_size_mb", "128"),
+                    ("roundup_power2_divisions", "[256:1,512:2]"),
+                ]
+            ),
+            unique=True,
+        )
+    )
+    return builders.plan(
+        world_size=draw(st.sampled_from([1, 2, 3, 4, 7, 8])),
+        micro_batch=draw(st.integers(1, 200)),
+        accumulation=draw(st.integers(1, 64)),
+        eval_micro_batch=draw(st.integers(1, 200)),
+        method=method,
+        quantization=draw(st.sampled_from(["none", "nf4"])) if method == "lora" else "none",
+        dtype=draw(st.sampled_from(["bf16", "fp16", "fp32"])),
+        activation_checkpointing=draw(st.booleans()),
+        zero_stage=stage,
+        offload_optimizer=draw(st.booleans()),
+        offload_param=draw(st.booleans()) if stage == 3 else False,
+        reduce_bucket=draw(st.integers(1, 1_000_000_000)),
+        allgather_bucket=draw(st.integers(1, 1_000_000_000)),
+        gather_on_save=draw(st.booleans()),
+        round_robin_gradients=draw(st.booleans()),
+        allocator=tuple(held),
+    )
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> Scene:
+    """Plans that ran out of memory somewhere."""
+    where = builders.around(
+        device=draw(st.sampled_from(["cpu", "cuda"])),
+        has_evaluation=draw(st.booleans()),
+        platform=draw(st.sampled_from(["linux", "wsl", "tegra"])),
+    )
+    return builders.scene(draw(plans()), where=where)
+
+
+@every_rung
+def test_a_rung_says_in_words_what_it_is(rung: Rung) -> None:
+    assert rung.name.replace("_", "").isalpha()
+    assert rung.summary
+    assert not rung.summary.endswith(".")
+    assert isinstance(rung.result, Result)
+
+
+@every_rung
+def test_a_rung_names_only_settings_that_a_plan_has_and_the_trainer_can_set(rung: Rung) -> None:
+    assert rung.knobs <= FIELDS
+    assert rung.knobs <= Finetune.knobs
+
+
+@every_rung
+@given(scene=scenes())
+def test_a_rung_says_yes_or_the_sentence_why_not(rung: Rung, scene: Scene) -> None:
+    answer = rung.applies(scene)
+    assert answer is None or (len(answer.split()) > 2 and "\n" not in answer)
+    assert answer is None or not answer.endswith(".")
+    assert answer == rung.applies(scene)
+
+
+@every_rung
+@given(scene=scenes())
+def test_a_rung_leaves_its_input_alone_and_answers_the_same_twice(rung: Rung, scene: Scene) -> None:
+    before = copy.deepcopy(scene)
+    if rung.applies(scene) is None:
+        assert rung.apply(scene) == rung.apply(scene)
+    assert scene == before
+
+
+@every_change
+@given(scene=scenes())
+def test_a_rung_changes_something_and_only_what_it_names(rung: Rung, scene: Scene) -> None:
+    if rung.applies(scene) is not None:
+        return
+    changed = {change.setting for change in changes(scene.plan, rung.apply(scene))}
+    assert changed
+    assert changed <= rung.knobs
+
+
+@every_change
+def test_every_setting_a_rung_names_is_changed_by_it_somewhere(rung: Rung) -> None:
+    wide = builders.plan(method="lora", offload_optimizer=False)
+    shapes = [wide, wide.but(zero_stage=3), wide.but(zero_stage=3, offload_optimizer=True)]
+    shapes += [wide.but(zero_stage=3, offload_param=True)]
+    changed: set[str] = set()
+    for plan in shapes:
+        scene = builders.scene(plan)
+        if rung.applies(scene) is None:
+            changed |= {change.setting for change in changes(plan, rung.apply(scene))}
+    assert changed == rung.knobs
+
+
+@every_rung
+@given(scene=scenes())
+def test_a_rung_keeps_the_global_batch_exactly(rung: Rung, scene: Scene) -> None:
+    if rung.applies(scene) is None:
+        assert rung.apply(scene).global_batch == scene.plan.global_batch
+
+
+@every_change
+@given(scene=scenes())
+def test_a_rung_applied_again_and_again_comes_to_an_end(rung: Rung, scene: Scene) -> None:
+    seen = []
+    while rung.applies(scene) is None:
+        seen.append(scene.plan)
+        assert len(seen) <= FAR_ENOUGH
+        scene = dataclasses.replace(scene, plan=rung.apply(scene))
+        assert scene.plan not in seen
+
+
+@every_rung
+@given(scene=scenes())
+def test_the_plan_a_rung_makes_survives_the_journal(rung: Rung, scene: Scene) -> None:
+    if rung.applies(scene) is None:
+        plan = rung.apply(scene)
+        assert from_plain(Plan, json.loads(json.dumps(to_plain(plan)))) == plan
+
+
+@pytest.mark.parametrize("name", ["default", "same_result"])
+def test_a_rung_that_changes_nothing_is_bounded_by_every_shipped_policy(name: str) -> None:
+    idle = {rung.name for rung in RUNGS if rung.changes_nothing}
+    assert idle
+    for rule in builders.shipped(name).rules:
+        assert rule.at_most is not None or not idle & set(rule.try_)
+
+
+def test_every_rung_has_a_place_in_the_default_policy() -> None:
+    tried = {name for rule in builders.shipped().rules for name in rule.try_}
+    assert tried == {rung.name for rung in RUNGS}

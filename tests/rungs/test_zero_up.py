@@ -1,0 +1,26 @@
+"""A higher ZeRO stage shares out one thing more, so it needs somebody to share with."""
+
+import pytest
+
+from autotune.core.plan import changes
+from autotune.rungs.zero_up import RUNG
+from tests import builders
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, "2"), (2, "3")])
+def test_one_stage_is_climbed_at_a_time(before: int, after: str) -> None:
+    plan = builders.plan(zero_stage=before)
+    (change,) = changes(plan, RUNG.apply(builders.scene(plan)))
+    assert (change.setting, change.after) == ("zero_stage", after)
+
+
+def test_there_is_nothing_above_stage_three() -> None:
+    assert RUNG.applies(builders.scene(builders.plan(zero_stage=3))) == (
+        "ZeRO is at stage 3 already"
+    )
+
+
+def test_one_rank_alone_stays_where_it_is() -> None:
+    reason = RUNG.applies(builders.scene(builders.plan(world_size=1)))
+    assert reason is not None
+    assert "one rank" in reason

@@ -1,0 +1,1 @@
+"""Ladders as data: rows of attempts, and the steps they are answered with."""

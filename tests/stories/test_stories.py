@@ -1,0 +1,171 @@
+"""Every story beside this file is told row by row and answered as it says.
+
+A story is YAML: `about`, then optionally `policy` (default), `job` (keys of a job file), `around`
+(what a rung may look at) and `plan` (what differs from the builders' plan), and `rows`. Each row
+says what happened and what comes `then`:
+
+- `ended`: the failure that ended the attempt now running, with `phase`, `step` (of its newest
+  checkpoint, which is then the run's) and any other field of the evidence;
+- `unconverted: true`: the checkpoint could not be converted for the attempt just decided;
+- `waited: seconds`, `proved: true`, `stop_asked: by`, or nothing, for the first row.
+
+`then` is one of `launch` (its `rung`, or none; every change as people read it; optionally
+`carry`, `from` a step, `spent` attempts so far, `passed_over` rungs), `wait` (seconds), `prove`,
+`finish`, `give_up` (words of the reason; optionally `passed_over`) and `stop`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.core.carry import CarryKind
+from autotune.core.decide import Outlook, Saved, next_step
+from autotune.core.failure import Failure, Phase
+from autotune.core.history import Story, tell
+from autotune.core.plan import changes
+from autotune.core.record import (
+    AttemptEnded,
+    Decided,
+    Finish,
+    GiveUp,
+    Launch,
+    Prepared,
+    Prove,
+    Proved,
+    RunStarted,
+    Step,
+    Stop,
+    StopAsked,
+    Wait,
+    Waited,
+)
+from autotune.world.yaml_files import read_document
+from tests import builders
+
+STORIES = sorted(Path(__file__).parent.glob("*.yaml"))
+KEYS = {"about", "policy", "job", "around", "plan", "rows"}
+
+
+class Teller:
+    """Tells one story to core and keeps what it has answered."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        assert set(data) <= KEYS, set(data) - KEYS
+        self.start = builders.plan(**data.get("plan", {}))
+        self.saved: Saved | None = None
+        self.data = data
+        started = RunStarted("r", "a-job", "identity", self.start, "cuda")
+        self.story: Story = tell(Story(), started)
+        self.step: Step | None = None
+
+    def outlook(self) -> Outlook:
+        return builders.outlook(
+            job=builders.job(**self.data.get("job", {})),
+            policy=builders.shipped(self.data.get("policy", "default")),
+            around=builders.around(**self.data.get("around", {})),
+            start=self.start,
+            saved=self.saved,
+        )
+
+    def happen(self, row: dict[str, Any]) -> None:
+        """Write down what the row says happened."""
+        (kind,) = set(row) - {"then"} or {"nothing"}
+        given: Any = row.get(kind)
+        if kind == "ended":
+            self._ended(dict(given))
+        elif kind == "unconverted":
+            number = self._running().attempt
+            self.story = tell(self.story, Prepared(number, False, why="a shard is missing"))
+            self._ended({"failure": "checkpoint_mismatch"})
+        elif kind == "waited":
+            assert isinstance(self.step, Wait)
+            self.story = tell(self.story, Waited(float(given)))
+        elif kind == "proved":
+            assert isinstance(self.step, Prove)
+            self.story = tell(self.story, Proved(given, "as the story says"))
+        elif kind == "stop_asked":
+            self.story = tell(self.story, StopAsked(given))
+        else:
+            assert kind == "nothing", kind
+
+    def answer(self) -> Step:
+        """Ask for the next step twice, as replay must give the same, and write it down."""
+        self.step = next_step(self.story, self.outlook())
+        assert next_step(self.story, self.outlook()) == self.step
+        if self.step is not self.story.pending:
+            self.story = tell(self.story, Decided(self.step))
+        return self.step
+
+    def _running(self) -> Launch:
+        assert isinstance(self.step, Launch), f"no attempt runs: {self.step}"
+        return self.step
+
+    def _ended(self, given: dict[str, Any]) -> None:
+        number = self._running().attempt
+        failure, phase = Failure(given.pop("failure")), given.pop("phase", None)
+        step = given.pop("step", None)
+        if step is not None:
+            self.saved = Saved(f"checkpoints/checkpoint-{step}", step, number)
+        reached = self.saved.step if self.saved else 0
+        seen = {"seconds": 60.0, "checkpoint_step": reached, **given}
+        evidence = builders.evidence(attempt=number, **seen)
+        found = builders.diagnosis(failure, phase=Phase(phase) if phase else None)
+        self.story = tell(self.story, AttemptEnded(number, evidence, found))
+
+
+def check_launch(teller: Teller, step: Step, wanted: dict[str, Any], before: Any) -> None:
+    assert isinstance(step, Launch), step
+    remedy = step.remedy
+    assert (remedy.rung if remedy else None) == wanted["rung"]
+    assert [str(change) for change in changes(before, step.plan)] == wanted["changes"]
+    assert step.plan.global_batch == teller.start.global_batch
+    if "carry" in wanted:
+        assert step.carry.kind is CarryKind(wanted["carry"])
+    if "from" in wanted:
+        assert step.checkpoint_step == wanted["from"]
+    if "spent" in wanted:
+        assert teller.story.spent == wanted["spent"]
+    if "passed_over" in wanted:
+        assert remedy is not None
+        assert [one.rung for one in remedy.passed_over] == wanted["passed_over"]
+
+
+def check(teller: Teller, step: Step, then: dict[str, Any], before: Any) -> None:
+    """Compare one step with what the story says comes then."""
+    (kind,) = then
+    wanted = then[kind]
+    if kind == "launch":
+        check_launch(teller, step, wanted, before)
+    elif kind == "wait":
+        assert isinstance(step, Wait)
+        assert step.seconds == wanted
+    elif kind == "give_up":
+        assert isinstance(step, GiveUp), step
+        assert wanted["why"] in step.why
+        if "passed_over" in wanted:
+            assert {one.rung: one.why for one in step.passed_over} == wanted["passed_over"]
+    else:
+        assert isinstance(step, {"prove": Prove, "finish": Finish, "stop": Stop}[kind]), step
+
+
+@pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
+def test_a_story_is_answered_as_it_says(path: Path) -> None:
+    data = read_document(path).value
+    teller, before = Teller(data), builders.plan(**data.get("plan", {}))
+    for number, row in enumerate(data["rows"], 1):
+        teller.happen(row)
+        step = teller.answer()
+        try:
+            check(teller, step, row["then"], before)
+        except AssertionError as error:
+            raise AssertionError(f"{path.name}, row {number}: {error}\nthe step: {step}") from error
+        if isinstance(step, Launch):
+            before = step.plan
+
+
+def test_there_are_stories_and_each_says_what_it_is_about() -> None:
+    abouts = [read_document(path).value["about"] for path in STORIES]
+    assert len(abouts) >= 12
+    assert len(set(abouts)) == len(abouts)
+    assert all(about.endswith(".") for about in abouts)
