@@ -576,7 +576,7 @@ def stored_model(settings: dict[str, Any], path: str) -> Any:
             cuda = settings["memory"]["device"] == "cuda"
             place = f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"
             extra["device_map"] = {"": place}
-    return transformers.AutoModelForCausalLM.from_pretrained(
+    model = transformers.AutoModelForCausalLM.from_pretrained(
         path,
         dtype=torch_dtype(settings["model"]["dtype"]),
         attn_implementation=settings["model"]["attention"],
@@ -584,6 +584,23 @@ def stored_model(settings: dict[str, Any], path: str) -> Any:
         local_files_only=True,
         **extra,
     )
+    if config is not None:
+        settle_quantized(model)
+    return model
+
+
+def settle_quantized(model: Any) -> None:
+    """Let go of the file the weights came from, and keep the 4-bit ones as they are."""
+    for parameter in model.parameters():
+        if not hasattr(parameter, "quant_state"):
+            # A view into the mapped file: one such norm would hold all of it in memory.
+            parameter.data = parameter.data.clone()
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would repack the weights in place at the first evaluation on a CPU, for
+            # a kernel of inference; ZeRO-3 shards them as they are, and a save would fail.
+            module.support_avx512bf16_for_cpu = False
+
 
 
 def quantized_fresh_model(settings: dict[str, Any], model: Any) -> Any:
