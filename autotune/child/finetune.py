@@ -581,7 +581,7 @@ def stored_model(settings: dict[str, Any], fresh: Any = None) -> Any:
     if fresh is not None:
         loader = type(fresh)
         extra |= {"config": fresh.config, "state_dict": fresh.state_dict()}
-    return loader.from_pretrained(
+    model = loader.from_pretrained(
         settings["model"]["path"],
         dtype=torch_dtype(settings["model"]["dtype"]),
         attn_implementation=settings["model"]["attention"],
@@ -589,17 +589,29 @@ def stored_model(settings: dict[str, Any], fresh: Any = None) -> Any:
         local_files_only=True,
         **extra,
     )
+    if config is not None:
+        settle_quantized(model)
+    return model
+
+
+def settle_quantized(model: Any) -> None:
+    """Let go of the file the weights came from, and keep the 4-bit ones as they are."""
+    for parameter in model.parameters():
+        if not hasattr(parameter, "quant_state"):
+            # A view into the mapped file: one such norm would hold all of it in memory.
+            parameter.data = parameter.data.clone()
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # On some processors bitsandbytes repacks them at the first evaluation for a kernel of
+            # inference that lets no gradient through: training would go wrong in silence, and
+            # ZeRO-3, which shards them as they are, could not save.
+            module.support_avx512bf16_for_cpu = False
 
 
 def finish_model(settings: dict[str, Any], model: Any) -> Any:
     """Activation checkpointing and the adapter, put on the loaded weights."""
     method = settings["method"]
     model.config.use_cache = False
-    for module in model.modules():
-        # On some processors bitsandbytes repacks 4-bit weights at the first evaluation into a form
-        # that lets no gradient through: every later training step would be wrong in silence.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
     if settings["activation_checkpointing"]:
         if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.23
             model.activation_checkpointing_enable(

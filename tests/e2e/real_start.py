@@ -88,11 +88,10 @@ class Outcome:
 
 @dataclass
 class Subject:
-    """A model, rows to train on and a base plan; every variant of it is started once."""
+    """A model and rows to train on; every plan for it is started once, by name."""
 
     folder: Path
     model: dict[str, Any]
-    plan: Plan
     sequence: int
     steps: int = 6
     every: int = 2
