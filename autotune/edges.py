@@ -223,5 +223,3 @@ class Teller(Protocol):
     def note(self, text: str) -> None:
         """Tell one sentence."""
         ...
-
-

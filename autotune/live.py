@@ -8,6 +8,7 @@ from autotune.world.gpu import Gpus
 from autotune.world.host import MemorySampler
 from autotune.world.process import RunningAttempt, process_alive
 from autotune.world.run_folder import RunFolder
+from autotune.world.shared_memory import sweep
 
 RELEASE_POLL_SECONDS = 0.5
 
@@ -26,6 +27,7 @@ class LiveAttempt:
         cgroup: Cgroup | Gap | None,
         clock: Clock,
         release_seconds: float,
+        shared_prefix: str,
     ) -> None:
         """Hold the parts together."""
         self.attempt = attempt
@@ -37,6 +39,7 @@ class LiveAttempt:
         self._cgroup = cgroup
         self._clock = clock
         self._release_seconds = release_seconds
+        self._shared_prefix = shared_prefix
 
     @property
     def child(self) -> RunningAttempt:
@@ -63,6 +66,7 @@ class LiveAttempt:
 
         Memory of the host is back when its processes are gone; a GPU's driver takes a moment more.
         """
+        sweep(self._shared_prefix)
         gaps = list(self._sweep_cgroup())
         pids = tuple(self.channel.view.ranks.values())
         deadline = self._clock.monotonic() + self._release_seconds

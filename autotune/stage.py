@@ -1,6 +1,8 @@
 """Carries out what the loop decides: renders plans, converts checkpoints, starts and recovers."""
 
+import contextlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ from autotune.core.decide import OPTIMIZER, Saved
 from autotune.core.diagnosis import diagnose
 from autotune.core.evidence import Evidence, Gap
 from autotune.core.failure import Role
+from autotune.core.fault import CannotLaunch, CannotRecord, Fault
 from autotune.core.history import Story
 from autotune.core.plan import Plan
 from autotune.core.record import AttemptEnded, Finish, Launch, Prepared, Prove, Proved
@@ -30,7 +33,7 @@ from autotune.world import checkpoints, ops_cache
 from autotune.world.cgroup import Cgroup, make_cgroup
 from autotune.world.channel import AttemptChannel
 from autotune.world.environment import child_environment, free_port
-from autotune.world.files import make_folder, write_json, write_text
+from autotune.world.files import make_folder, read_json, write_json, write_text
 from autotune.world.host import MemorySampler
 from autotune.world.process import RunningAttempt, Survivors, end_all
 
@@ -109,6 +112,7 @@ class RunStage:
             self._end_survivors(survivors)
         live = self._live(launch.attempt, folder, None, None)
         live.channel.close()
+        live.settle()
         said_why = live.channel.exceptions() or any(
             sign.role is Role.ROOT for sign in live.channel.signs()
         )
@@ -137,19 +141,34 @@ class RunStage:
         target = ground.folder.known_good
         carry = Carry(CarryKind.FRESH, "a relaunch begins anew")
         setting = self._setting(step.plan, carry, 1, target, None, "train")
-        write_known_good(ground, setting, story, self._environment(step.plan), TRAINER)
+        try:
+            write_known_good(ground, setting, story, self._environment(step.plan), TRAINER)
+        except OSError as error:
+            text = f"the known-good could not be written ({error.strerror})"
+            hint = "free disk space, then start the same command again; the training is done"
+            raise CannotRecord(Fault(text, str(target), hint)) from error
 
     def keep(self, ended: AttemptEnded) -> None:
         """Lay the diagnosis beside the output, drop the staged copy, keep what was compiled."""
         ground = self._ground
         path = ground.folder.attempt(ended.attempt)
-        if path.is_dir():
-            found = {"diagnosis": to_plain(ended.diagnosis), "evidence": to_plain(ended.evidence)}
+        found = {"diagnosis": to_plain(ended.diagnosis), "evidence": to_plain(ended.evidence)}
+        with contextlib.suppress(OSError):  # the journal holds the same, and that is what counts
             write_json(path / "diagnosis.json", found)
         shutil.rmtree(ground.folder.staged / f"{ended.attempt:03d}", ignore_errors=True)
         ops_cache.keep(ground.folder.ops, ops_cache.cache_folder(ground.versions))
 
     def _spawn(
+        self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
+    ) -> LiveAttempt:
+        try:
+            return self._spawn_unguarded(plan, carry, attempt, folder, resume, mode)
+        except OSError as error:
+            text = f"the attempt's files could not be written ({error.strerror})"
+            hint = "free disk space or mend the folder, then start the same command again"
+            raise CannotLaunch(Fault(text, str(error.filename or folder), hint)) from error
+
+    def _spawn_unguarded(
         self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
     ) -> LiveAttempt:
         ground = self._ground
@@ -163,12 +182,13 @@ class RunStage:
         program = ground.framework.program(setting)
         for name, text in program.files.items():
             write_text(folder / name, text)
+        port = free_port()
         argv = deepspeed.command(
             ground.python,
             (str(TRAINER), *(str(folder / name) for name in program.argv)),
             plan.world_size,
             ground.gpu_indices,
-            free_port(),
+            port,
         )
         ours = self._environment(plan)
         ours["TORCH_EXTENSIONS_DIR"] = str(ground.folder.ops)
@@ -176,6 +196,7 @@ class RunStage:
         env = child_environment(ground.python, job.env, job.env_from, ours)
         # The names of secrets may stand in our files, their values never.
         shown = {"argv": argv, "env": {**job.env, **ours}, "env_from": job.env_from}
+        shown["shared_memory"] = deepspeed.shared_memory_prefix(os.getuid(), port)
         write_json(folder / "command.json", shown)
         write_json(folder / "plan.json", to_plain(plan))
         cgroup = self._cgroup(folder)
@@ -203,7 +224,7 @@ class RunStage:
         )
         return LiveAttempt(
             attempt, running, channel, sampler, ground.folder, ground.gpus, cgroup,
-            self._clock, ground.policy.limits.release,
+            self._clock, ground.policy.limits.release, _shared_memory_of(folder),
         )  # fmt: skip
 
     def _setting(
@@ -276,6 +297,13 @@ class RunStage:
         return answer if isinstance(answer, dict) else {}
 
 
+def _shared_memory_of(folder: Path) -> str:
+    """Return the prefix an attempt was started with, also when another supervisor started it."""
+    command = read_json(folder / "command.json")
+    prefix = command.get("shared_memory") if isinstance(command, dict) else None
+    return prefix if isinstance(prefix, str) else ""
+
+
 def _judge_proof(view: View, evidence: Evidence, step: Prove) -> Proved:
     proven = view.proven
     if proven is None:
@@ -295,5 +323,3 @@ def _judge_proof(view: View, evidence: Evidence, step: Prove) -> Proved:
         True, why, step.checkpoint_step, number("loss"), number("eval_loss"),
         evidence.memory.peak_bytes,
     )  # fmt: skip
-
-

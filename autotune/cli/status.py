@@ -106,5 +106,3 @@ def _as_text(folder: RunFolder, story: Story, view: View, state: str) -> list[st
     if last is not None:
         lines.append(f"last decision: {say_launch(last.launch)}")
     return [*lines, "", *tell_story(story)]
-
-

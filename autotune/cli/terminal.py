@@ -38,7 +38,7 @@ class Terminal:
         """Tell how a running attempt is doing, when there is something new."""
         now = time.monotonic()
         phase = view.phase.value if view.phase else "starting"
-        shown = (attempt, view.step, phase)
+        shown = (attempt, view.step, "" if view.step is not None else phase)
         ending = view.step is not None and view.step == view.total
         if shown == self._shown or (now - self._shown_at < STEP_LINE_SECONDS and not ending):
             return

@@ -162,9 +162,7 @@ def _device(gpus: Gpus, installed: dict[str, str]) -> Device:
     return "cuda" if gpus.present() and not cpu_build else "cpu"
 
 
-def _ranks(
-    job: Job, document: Document, gpus: Gpus, device: Device
-) -> tuple[tuple[int, ...], int]:
+def _ranks(job: Job, document: Document, gpus: Gpus, device: Device) -> tuple[tuple[int, ...], int]:
     use = job.devices.use
     where = document.where("devices", "use")
     if device == "cpu":
@@ -197,9 +195,7 @@ def _look(settings: FinetuneSettings, document: Document) -> Looked:
     else:
         config, found = read_model(folder / settings.model)
         faults += found
-    tokenizer = settings.tokenizer or (
-        settings.model if isinstance(settings.model, str) else None
-    )
+    tokenizer = settings.tokenizer or (settings.model if isinstance(settings.model, str) else None)
     if tokenizer is not None and (folder / tokenizer).is_dir():
         faults += tokenizer_faults(folder / tokenizer)
     elif settings.tokenizer is not None:

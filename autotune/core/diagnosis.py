@@ -103,7 +103,8 @@ def _finding_of(exception: RankException, evidence: Evidence) -> Finding | None:
     others = [s for s in exception.signs if s.role is Role.CASCADE]
     shown = f"rank {exception.rank} raised {exception.type}"
     if roots:
-        finding = _from_sign(roots[0], FROM_EXCEPTION, shown)
+        # The sign's text begins with the exception's type already.
+        finding = _from_sign(roots[0], FROM_EXCEPTION, f"rank {exception.rank}")
     elif confirms:
         finding = _supported(confirms[0], exception, evidence, shown)
     elif others:
@@ -260,8 +261,8 @@ def _has_name(sign: Sign) -> bool:
 
 def _from_sign(sign: Sign, confidence: float, why: str) -> Finding:
     figures = sign.figures or OomFigures()
-    return Finding(sign.failure, confidence, f"{why}: {sign.text}", (sign,), sign.rank,
-                    sign.phase, figures)  # fmt: skip
+    said = f"{why}: {sign.text}"
+    return Finding(sign.failure, confidence, said, (sign,), sign.rank, sign.phase, figures)
 
 
 def _with_process(figures: OomFigures, exception: RankException, evidence: Evidence) -> OomFigures:

@@ -12,6 +12,8 @@ MOST_TRACEBACK = 64_000
 
 def exception_of(rank: int, fields: Mapping[str, Any]) -> RankException:
     """Return the exception in the fields of an event; what has a wrong type is left out."""
+    memory = fields.get("memory")
+    memory = memory if isinstance(memory, Mapping) else {}
     kind = fields.get("type")
     message = fields.get("message")
     traceback = fields.get("traceback")
@@ -22,10 +24,10 @@ def exception_of(rank: int, fields: Mapping[str, Any]) -> RankException:
         phase=_phase(fields.get("phase")),
         step=_count(fields.get("step")),
         traceback=traceback[-MOST_TRACEBACK:] if isinstance(traceback, str) else "",
-        at=_number(fields.get("at")),
-        data_bytes=_count(fields.get("data_bytes")),
-        allocated_bytes=_count(fields.get("allocated_bytes")),
-        reserved_bytes=_count(fields.get("reserved_bytes")),
+        at=_number(fields.get("t")),
+        data_bytes=_count(memory.get("data_bytes")),
+        allocated_bytes=_count(memory.get("allocated_bytes")),
+        reserved_bytes=_count(memory.get("reserved_bytes")),
     )
 
 

@@ -61,7 +61,10 @@ def launch_script(
             'cd "$(dirname "$0")"',
             *exports,
             *needed,
-            f'exec "${{PYTHON:-{_in_quotes(python)}}}" {command}',
+            f'PYTHON="${{PYTHON:-{_in_quotes(python)}}}"',
+            "# DeepSpeed compiles extensions with the ninja that lies beside the interpreter.",
+            'PATH="$(dirname "$PYTHON"):$PATH"; export PATH',
+            f'exec "$PYTHON" {command}',
             "",
         ]
     )
@@ -71,9 +74,7 @@ def _in_quotes(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
 
 
-def allocator_environment(
-    settings: tuple[tuple[str, str], ...], names_new: bool
-) -> dict[str, str]:
+def allocator_environment(settings: tuple[tuple[str, str], ...], names_new: bool) -> dict[str, str]:
     """Return the environment that puts allocator settings into force; empty without any.
 
     The old name alone is set for torch before 2.9, which does not read the new one; later

@@ -226,5 +226,3 @@ def decode(line: dict[str, Any]) -> Event:
     if step is None:
         raise CodecError(f"{line.get('step')!r} is not a step we decide on")
     return Decided(from_plain(step, line))
-
-

@@ -21,6 +21,8 @@ from autotune.core.record import (
 )
 from autotune.core.units import show_bytes, show_seconds
 
+LONGEST_WHY = 200  # characters of a diagnosis in one line; diagnosis.json holds all of it
+
 
 def say(event: Event) -> str | None:
     """Return the sentence for an event, or None for one that people need not hear of."""
@@ -102,7 +104,11 @@ def _say_ended(event: AttemptEnded) -> str:
     phase = "" if diagnosis.phase is None else f" in {diagnosis.phase.value}"
     step = f" at step {evidence.step}" if evidence.step else " before the first step"
     ended = f"attempt {event.attempt} ended: {diagnosis.failure.value}{where}{phase}{step}"
-    return f"{ended}{_memory(event)}; {diagnosis.why}"
+    return f"{ended}{_memory(event)}; {_short(diagnosis.why)}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_WHY else text[: LONGEST_WHY - 1] + "…"
 
 
 def _memory(event: AttemptEnded) -> str:

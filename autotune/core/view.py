@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotune.core.evidence import RankException
+from autotune.core.exception_event import exception_of
 from autotune.core.failure import Phase
 
 Event = Mapping[str, Any]
@@ -92,22 +93,7 @@ class View:
     def _see_exception(self, rank: int, event: Event) -> None:
         if len(self.exceptions) >= 64:  # more ranks than one server has: somebody writes junk
             return
-        memory = event.get("memory")
-        memory = memory if isinstance(memory, dict) else {}
-        self.exceptions.append(
-            RankException(
-                rank=rank,
-                type=str(event.get("type", ""))[:200],
-                message=str(event.get("message", ""))[:4000],
-                phase=_phase(event.get("phase")),
-                step=_whole(event.get("step")),
-                traceback=str(event.get("traceback", ""))[-8000:],
-                at=_number(event.get("t")),
-                data_bytes=_whole(memory.get("data_bytes")),
-                allocated_bytes=_whole(memory.get("allocated_bytes")),
-                reserved_bytes=_whole(memory.get("reserved_bytes")),
-            )
-        )
+        self.exceptions.append(exception_of(rank, event))
 
 
 def _whole(value: Any) -> int | None:

@@ -33,7 +33,7 @@ class Vigil:
 
     asked_at: float | None = None
     rank_died_at: float | None = None
-    ended_by_us: str | None = None  # stop | wall; a rank's death is its own, not ours
+    ended_by_us: str | None = None  # stop | wall | rank_died (a death of its own)
 
 
 def watch_over(vigil: Vigil, glance: Glance, limits: Thresholds) -> tuple[Vigil, Act]:
@@ -51,5 +51,5 @@ def watch_over(vigil: Vigil, glance: Glance, limits: Thresholds) -> tuple[Vigil,
         if vigil.rank_died_at is None:
             return dataclasses.replace(vigil, rank_died_at=glance.at), Act.LEAVE
         if glance.at - vigil.rank_died_at >= limits.rank_grace:
-            return vigil, Act.END
+            return dataclasses.replace(vigil, ended_by_us="rank_died"), Act.END
     return vigil, Act.LEAVE

@@ -109,9 +109,7 @@ class Finetune:
             offload_param=_first(
                 settings.offload_param, ds_config.offloads(config, "offload_param")
             ),
-            reduce_bucket=ds_config.number(
-                config, "reduce_bucket_size", ds_config.DEFAULT_BUCKET
-            ),
+            reduce_bucket=ds_config.number(config, "reduce_bucket_size", ds_config.DEFAULT_BUCKET),
             allgather_bucket=ds_config.number(
                 config, "allgather_bucket_size", ds_config.DEFAULT_BUCKET
             ),

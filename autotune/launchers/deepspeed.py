@@ -2,6 +2,8 @@
 
 from autotune.core.plan import Device
 
+ADDRESS = "127.0.0.1"
+
 
 def command(
     python: str, program: tuple[str, ...], ranks: int, devices: tuple[int, ...], port: int
@@ -17,8 +19,16 @@ def command(
     )
     return (
         python, "-m", "deepspeed.launcher.runner", *where,
-        "--master_addr", "127.0.0.1", "--master_port", str(port), *program,
+        "--master_addr", ADDRESS, "--master_port", str(port), *program,
     )  # fmt: skip
+
+
+def shared_memory_prefix(user_id: int, port: int) -> str:
+    """Return how the names of the ranks' shared memory begin (ops/csrc/cpu/comm/shm.cpp).
+
+    On the CPU accelerator each rank makes a segment of 66 MiB and never removes it.
+    """
+    return f"deepspeed_allreduce_buffer_{user_id}_{ADDRESS}_{port}_"
 
 
 def environment(device: Device) -> dict[str, str]:

@@ -49,13 +49,14 @@ def make_cgroup(name: str, limit_bytes: int, root: Path = ROOT) -> Cgroup | Gap:
         paths[controllers] = path
     for controllers, path in paths.items():
         if "memory" in controllers.split(","):
-            return _make_v1(root / "memory" / path.lstrip("/") / name, limit_bytes)
+            return make_v1(root / "memory" / path.lstrip("/") / name, limit_bytes)
     if "" in paths:
-        return _make_v2(root / paths[""].lstrip("/"), name, limit_bytes)
+        return make_v2(root / paths[""].lstrip("/"), name, limit_bytes)
     return Gap("memory cgroup", "this machine shows no memory cgroup to us")
 
 
-def _make_v1(folder: Path, limit_bytes: int) -> Cgroup | Gap:
+def make_v1(folder: Path, limit_bytes: int) -> Cgroup | Gap:
+    """Make a version 1 group at `folder`, its limit holding for swap too where that is counted."""
     try:
         folder.mkdir()
         (folder / "memory.limit_in_bytes").write_text(str(limit_bytes))
@@ -68,7 +69,8 @@ def _make_v1(folder: Path, limit_bytes: int) -> Cgroup | Gap:
     return Cgroup(folder, limit_bytes, 1)
 
 
-def _make_v2(parent: Path, name: str, limit_bytes: int) -> Cgroup | Gap:
+def make_v2(parent: Path, name: str, limit_bytes: int) -> Cgroup | Gap:
+    """Make a version 2 group below `parent`, which must hand on the memory controller."""
     folder = parent / name
     try:
         enabled = (parent / "cgroup.subtree_control").read_text().split()

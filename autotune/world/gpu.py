@@ -23,13 +23,22 @@ class Gpus:
         """Wrap an initialised pynvml module; None means no GPU can be seen, and why."""
         self._nvml = nvml
         self.why_none = why_none
+        self._present: list[Gpu] | None = None
 
     def present(self) -> list[Gpu]:
-        """Return every GPU that answers, in index order."""
-        found = []
+        """Return every GPU that answers, in index order, as it was when first asked."""
+        if self._present is None:
+            self._present = self._ask() if self._nvml is not None else []
+        return self._present
+
+    def _ask(self) -> list[Gpu]:
+        nvml, found = self._nvml, []
         for index, handle in self._handles():
-            name = self._nvml.nvmlDeviceGetName(handle)  # type: ignore[union-attr]
-            memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)  # type: ignore[union-attr]
+            try:
+                name = nvml.nvmlDeviceGetName(handle)  # type: ignore[union-attr]
+                memory = nvml.nvmlDeviceGetMemoryInfo(handle)  # type: ignore[union-attr]
+            except nvml.NVMLError:  # type: ignore[union-attr]
+                continue  # a GPU that fell off the bus does not answer
             text = name.decode() if isinstance(name, bytes) else str(name)
             found.append(Gpu(index, text, int(memory.total), int(memory.free)))
         return found

@@ -82,7 +82,9 @@ def read_journal(path: Path) -> list[Event]:
 
 def _cut_torn_line(path: Path) -> None:
     try:
-        with path.open("r+b") as file:
+        # A link is not followed: it could lead out of the run folder, or into a device.
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "r+b") as file:
             raw = file.read()
             whole = raw.rfind(b"\n") + 1
             if whole != len(raw):

@@ -85,12 +85,12 @@ def faults_of(
         place = tuple(complaint["loc"])
         keys = tuple(key for key in place if _in_document(document, (*below,), place, key))
         where = document.where(*below, *keys)
-        name = ".".join(str(key) for key in keys) or "the file"
+        name = ".".join(str(key) for key in (*below, *keys)) or "the file"
         if complaint["type"] == "extra_forbidden":
             hint = nearest(str(place[-1]), _accepted(model, place[:-1]))
             fault = Fault(f"`{name}` is not a key autotune knows", where, hint)
         elif complaint["type"] == "missing":
-            missing = ".".join(str(key) for key in place)
+            missing = ".".join(str(key) for key in (*below, *place))
             fault = Fault(f"`{missing}` is missing", where, "add it; the README lists every key")
         else:
             message = complaint["msg"].removeprefix("Value error, ")

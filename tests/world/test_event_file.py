@@ -69,7 +69,7 @@ def test_numbers_that_are_none_and_long_texts_are_tamed() -> None:
     assert len(event.fields["text"]) < 70_000
 
 
-@given(st.dictionaries(st.sampled_from(["type", "message", "phase", "step", "at", "data_bytes",
+@given(st.dictionaries(st.sampled_from(["type", "message", "phase", "step", "t", "memory",
                                         "traceback"]), json_values))  # fmt: skip
 def test_no_event_however_wrong_its_types_breaks_anything(fields: dict[str, object]) -> None:
     event = parse_event(json.dumps({**fields, "kind": "exception"}).encode(), 3)

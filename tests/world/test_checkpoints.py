@@ -1,0 +1,94 @@
+"""Only a whole checkpoint is started from, and only broken ones of ours are removed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autotune.world.checkpoints import SENTINEL, Checkpoint, inspect, newest, remove_broken
+
+
+def whole(folder: Path, step: int, world_size: int = 2) -> Path:
+    """Make a folder with the files of a whole checkpoint."""
+    path = folder / f"checkpoint-{step}"
+    shards = path / f"global_step{step}"
+    shards.mkdir(parents=True)
+    for rank in range(world_size):
+        name = f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+        (shards / name).write_bytes(b"x")
+    (path / "latest").write_text(f"global_step{step}")
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    mark = {"step": step, "world_size": world_size, "attempt": 4}
+    (path / SENTINEL).write_text(json.dumps(mark))
+    return path
+
+
+def test_the_newest_whole_checkpoint_is_found_by_number(tmp_path: Path) -> None:
+    for step in (9, 10, 100):
+        whole(tmp_path, step)
+
+    found = newest(tmp_path)
+
+    assert found == Checkpoint(tmp_path / "checkpoint-100", 100, 4)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        SENTINEL,
+        "trainer_state.json",
+        "latest",
+        "global_step20/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",
+    ],
+)
+def test_a_checkpoint_that_lacks_a_file_is_passed_over_for_the_one_before(
+    tmp_path: Path, damage: str
+) -> None:
+    whole(tmp_path, 10)
+    (whole(tmp_path, 20) / damage).unlink()
+
+    assert isinstance(inspect(tmp_path / "checkpoint-20"), str)
+    found = newest(tmp_path)
+    assert found is not None
+    assert found.step == 10
+
+
+@pytest.mark.parametrize("name", ["latest", "trainer_state.json", SENTINEL])
+@pytest.mark.parametrize("junk", [b"", b"\xff\x00", b"../../etc", b"[1]", b'{"global_step": 7}'])
+def test_junk_in_any_file_is_no_checkpoint(tmp_path: Path, name: str, junk: bytes) -> None:
+    (whole(tmp_path, 20) / name).write_bytes(junk)
+
+    assert newest(tmp_path) is None
+
+
+def test_an_empty_shard_is_not_whole(tmp_path: Path) -> None:
+    path = whole(tmp_path, 20)
+    shard = path / "global_step20" / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    shard.write_bytes(b"")
+
+    assert inspect(path) == "1 of 2 optimizer shards are there"
+
+
+def test_a_link_is_no_checkpoint_and_is_never_removed(tmp_path: Path) -> None:
+    elsewhere = whole(tmp_path / "elsewhere", 30)
+    (elsewhere / SENTINEL).unlink()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "checkpoint-30").symlink_to(elsewhere)
+
+    assert newest(tmp_path / "runs") is None
+    assert remove_broken(tmp_path / "runs", 0) == []
+    assert elsewhere.is_dir()
+
+
+def test_half_written_checkpoints_after_the_start_are_removed_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    whole(tmp_path, 10)
+    (whole(tmp_path, 20) / SENTINEL).unlink()
+    (whole(tmp_path, 5) / SENTINEL).unlink()
+    (tmp_path / "checkpoint-best").mkdir()
+
+    assert remove_broken(tmp_path, newer_than=10) == ["checkpoint-20"]
+
+    names = sorted(f.name for f in tmp_path.iterdir())
+    assert names == ["checkpoint-10", "checkpoint-5", "checkpoint-best"]

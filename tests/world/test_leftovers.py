@@ -1,0 +1,58 @@
+"""What runs leave on a machine is cleaned up, and what is not ours stays."""
+
+from pathlib import Path
+
+from autotune.world.ops_cache import clear_locks, keep, warm
+from autotune.world.shared_memory import sweep
+
+
+def build(folder: Path, op: str, lock: bool = False) -> None:
+    """Make a folder as torch leaves it after building an extension."""
+    (folder / op).mkdir(parents=True)
+    (folder / op / f"{op}.so").write_bytes(b"elf")
+    if lock:
+        (folder / op / "lock").touch()
+
+
+def test_a_finished_build_reaches_the_next_run_through_the_cache(tmp_path: Path) -> None:
+    build(tmp_path / "first", "cpu_adam")
+
+    keep(tmp_path / "first", tmp_path / "cache")
+    warm(tmp_path / "second", tmp_path / "cache")
+
+    assert (tmp_path / "second" / "cpu_adam" / "cpu_adam.so").read_bytes() == b"elf"
+
+
+def test_a_build_whose_lock_is_held_is_not_kept(tmp_path: Path) -> None:
+    build(tmp_path / "first", "cpu_adam", lock=True)
+
+    keep(tmp_path / "first", tmp_path / "cache")
+
+    assert not (tmp_path / "cache" / "cpu_adam").exists()
+
+
+def test_stale_locks_are_removed_from_a_runs_own_folder(tmp_path: Path) -> None:
+    build(tmp_path / "ops", "cpu_adam", lock=True)
+
+    assert clear_locks(tmp_path / "ops") == ["cpu_adam"]
+
+    assert not (tmp_path / "ops" / "cpu_adam" / "lock").exists()
+
+
+def test_a_run_that_cannot_reach_the_cache_goes_on(tmp_path: Path) -> None:
+    build(tmp_path / "ops", "cpu_adam")
+    (tmp_path / "cache").write_text("a file where the cache should be")
+
+    keep(tmp_path / "ops", tmp_path / "cache")
+    warm(tmp_path / "ops", tmp_path / "cache")
+
+
+def test_only_segments_of_this_attempt_are_swept(tmp_path: Path) -> None:
+    for name in ("buffer_0_1_33_0", "buffer_0_1_33_1", "buffer_0_1_334_0", "other"):
+        (tmp_path / name).touch()
+    (tmp_path / "buffer_0_1_33_2").mkdir()
+
+    assert sorted(sweep("buffer_0_1_33_", tmp_path)) == ["buffer_0_1_33_0", "buffer_0_1_33_1"]
+
+    assert sweep("", tmp_path) == []
+    assert {f.name for f in tmp_path.iterdir()} == {"buffer_0_1_334_0", "other", "buffer_0_1_33_2"}

@@ -1,0 +1,205 @@
+"""Stands in for the training's Python: a trainer of milliseconds with the real trainer's contract.
+
+A test writes a wrapper that runs this file and names it under `python:` in a job. It answers the
+three ways autotune calls that Python: for versions, as the DeepSpeed launcher of finetune.py, and
+as convert.py. tests/e2e/test_fast_python.py holds it to what the real trainer does.
+
+FAST_STORY in its environment is JSON: {"total": steps, "fits": {"0": 4}, "seconds": per step};
+from step K on, a micro-batch above fits[K] is refused as the CPU allocator refuses. "say" is
+printed at start, "share" leaves shared memory behind, "flood" [kind, MiB] makes rank 0 print
+junk, "hang_on_term" makes ranks ignore SIGTERM, "eat" takes MiB of memory while the micro-batch
+is above "eat_above", "fail_at" {"attempt:step": "words"} raises words at that moment.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+VERSIONS = {
+    "torch": "2.13.0+cpu", "transformers": "5.23.0", "peft": "0.21.2", "deepspeed": "0.19.8",
+    "bitsandbytes": "0.50.2", "accelerate": "1.15.0",
+}  # fmt: skip
+
+
+def main() -> int:
+    """Answer as the program that was asked for."""
+    words = sys.argv[1:]
+    if words[:1] == ["-c"]:
+        print(json.dumps(VERSIONS))
+        return 0
+    if words[:2] == ["-m", "deepspeed.launcher.runner"]:
+        return launch(int(words[words.index("--num_gpus") + 1]), Path(words[-1]))
+    if words[0].endswith("convert.py"):
+        return convert(json.loads(words[1]))
+    return Rank(int(words[1]), Path(words[2])).run()
+
+
+def launch(ranks: int, train: Path) -> int:
+    """Start ranks in sessions of their own and end them all when the first one fails."""
+    story = json.loads(os.environ.get("FAST_STORY", "{}"))
+    print(story.get("say", ""), flush=True)
+    if story.get("share"):
+        # What DeepSpeed's CPU collectives leave behind, by the same name.
+        port = sys.argv[sys.argv.index("--master_port") + 1]
+        name = f"deepspeed_allreduce_buffer_{os.getuid()}_127.0.0.1_{port}_0"
+        Path("/dev/shm", name).write_bytes(b"x")
+    running = [
+        subprocess.Popen(
+            [sys.executable, __file__, "rank", str(rank), str(train)], start_new_session=True
+        )
+        for rank in range(ranks)
+    ]
+    code = 0
+    while running and code == 0:
+        for child in list(running):
+            ended = child.poll()
+            if ended is not None:
+                running.remove(child)
+                code = code or ended
+        time.sleep(0.01)
+    for child in running:
+        child.kill()
+        child.wait()
+    return code
+
+
+def convert(request: dict[str, str]) -> int:
+    """Copy the checkpoint whole, as the converter's last step does."""
+    shutil.copytree(request["source"], request["target"])
+    print(json.dumps({"ok": True, "resume": request["target"], "seconds": 0.0}))
+    return 0
+
+
+class Rank:
+    """One rank; only rank 0 trains, the others live as long as it does."""
+
+    def __init__(self, rank: int, train: Path) -> None:
+        self.rank = rank
+        self.train = json.loads(train.read_text())
+        self.story = json.loads(os.environ.get("FAST_STORY", "{}"))
+        self.total = self.story.get("total", 12)
+        self.attempt = self.train["channel"]["attempt"]
+        self.events = Path(self.train["channel"]["events"])
+        self.folder = Path(self.train["checkpoints"]["dir"])
+        if self.story.get("hang_on_term"):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def emit(self, kind: str, **fields: object) -> None:
+        """Write one event as the real trainer does."""
+        event = {"t": time.time(), "rank": self.rank, "kind": kind, "attempt": self.attempt}
+        with (self.events / f"rank{self.rank}.jsonl").open("a") as file:
+            file.write(json.dumps({**event, **fields}) + "\n")
+
+    def run(self) -> int:
+        """Train, or wait for the rank that does."""
+        self.emit("start", pid=os.getpid(), versions=VERSIONS)
+        self.emit("phase", phase="load", memory={"data_bytes": 10**8})
+        if self.rank:
+            while "finished" not in (said := self.last_of_rank_0()) and "stopped" not in said:
+                if "proven" in said:
+                    break
+                time.sleep(0.01)
+            self.emit("finished" if "finished" in said else "stopped", step=0, total=self.total)
+            return 0
+        return self.steps()
+
+    def last_of_rank_0(self) -> str:
+        """Return the kind of what rank 0 said last."""
+        try:
+            lines = (self.events / "rank0.jsonl").read_text().splitlines()
+            return str(json.loads(lines[-1])["kind"])
+        except (OSError, ValueError, IndexError):
+            return ""
+
+    def steps(self) -> int:
+        """Run the optimizer steps from where the checkpoint stands."""
+        batch = self.train["batch"]
+        micro, total = batch["micro"], self.total
+        first = 0
+        if self.train["checkpoints"]["resume"]:
+            state = Path(self.train["checkpoints"]["resume"]) / "trainer_state.json"
+            first = json.loads(state.read_text())["global_step"]
+        if self.train["mode"] == "prove":
+            self.emit("proven", step=first, loss=1.0, eval_loss=1.1)
+            return 0
+        self.emit("settings", micro_batch=micro, total_steps=total, world_size=batch["world_size"])
+        if "flood" in self.story:
+            kind, size = self.story["flood"]
+            flood = Path(__file__).with_name("flood.py")
+            subprocess.run([sys.executable, str(flood), kind, str(size)], check=True)
+        if micro > self.story.get("eat_above", micro):
+            print(len(b"x" * (self.story["eat"] * 2**20)))
+        for step in range(first + 1, total + 1):
+            self.step(step, micro)
+            if self.stop_asked():
+                self.save(step)
+                self.emit("stopped", step=step)
+                return 0
+            every = self.train["checkpoints"]["every"] or 5
+            if step % every == 0 or step == total:
+                self.save(step)
+        self.emit("finished", step=total, total=total)
+        return 0
+
+    def step(self, step: int, micro: int) -> None:
+        """Run one optimizer step, or be refused."""
+        time.sleep(self.story.get("seconds", 0.01))
+        words = self.story.get("fail_at", {}).get(f"{self.attempt}:{step}")
+        if words:
+            self.fail(words, step)
+        fits = {int(k): v for k, v in self.story.get("fits", {}).items() if int(k) < step}
+        if fits and micro > fits[max(fits)]:
+            size = 4096 * micro
+            self.fail(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+                f"allocate memory: you tried to allocate {size} bytes. Error code 12", step
+            )  # fmt: skip
+        size = self.train["batch"]["global"]
+        samples = list(range((step - 1) * size, step * size))
+        self.emit(
+            "step", step=step, total=self.total, loss=10.0 / step, lr=1e-4, seconds=0.01,
+            samples=samples, memory={"data_bytes": 10**8 * micro},
+        )  # fmt: skip
+
+    def fail(self, words: str, step: int) -> None:
+        """Die as a rank does: the event first, then the words."""
+        self.emit(
+            "exception", type="RuntimeError", message=words, phase="forward", step=step - 1,
+            traceback="", memory={"data_bytes": 10**9},
+        )  # fmt: skip
+        print(f"[rank{self.rank}]: RuntimeError: {words}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+    def stop_asked(self) -> bool:
+        """Return whether the control file says stop."""
+        try:
+            held = json.loads(Path(self.train["channel"]["control"]).read_text())
+        except (OSError, ValueError, TypeError):
+            return False
+        return bool(held.get("command") == "stop")
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint whose last file says that it is whole."""
+        folder = self.folder / f"checkpoint-{step}"
+        shards = folder / f"global_step{step}"
+        shards.mkdir(parents=True, exist_ok=True)
+        for rank in range(self.train["batch"]["world_size"]):
+            (shards / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(b"x")
+        (folder / "latest").write_text(f"global_step{step}")
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        mark = {"step": step, "world_size": self.train["batch"]["world_size"]}
+        mark["attempt"] = self.attempt
+        (folder / "autotune-complete.json").write_text(json.dumps(mark))
+        self.emit("checkpoint", step=step, path=str(folder))
+        kept = sorted(self.folder.glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1]))
+        for old in kept[: -self.train["checkpoints"]["keep"]]:
+            shutil.rmtree(old)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
