@@ -1,0 +1,1 @@
+"""Whole runs with real children, from the command line to the known-good."""
