@@ -1,10 +1,8 @@
 """Carries out what the loop decides: renders plans, converts checkpoints, starts and recovers."""
 
 import contextlib
-import json
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,14 +12,13 @@ from autotune.core.carry import Carry, CarryKind
 from autotune.core.codec import to_plain
 from autotune.core.compatibility import parse_version
 from autotune.core.decide import OPTIMIZER, Saved
-from autotune.core.diagnosis import diagnose
 from autotune.core.evidence import Evidence, Gap
 from autotune.core.failure import Role
 from autotune.core.fault import CannotLaunch, CannotRecord, Fault
 from autotune.core.history import Story
 from autotune.core.plan import Plan
+from autotune.core.proof import judge_proof
 from autotune.core.record import AttemptEnded, Finish, Launch, Prepared, Prove, Proved
-from autotune.core.view import View
 from autotune.edges import Asked, Clock, Command, Teller
 from autotune.frameworks.framework import Setting
 from autotune.ground import Ground
@@ -32,6 +29,7 @@ from autotune.watch import gather, watch
 from autotune.world import checkpoints, ops_cache
 from autotune.world.cgroup import Cgroup, make_cgroup
 from autotune.world.channel import AttemptChannel
+from autotune.world.conversion import convert
 from autotune.world.environment import child_environment, free_port
 from autotune.world.files import make_folder, read_json, write_json, write_text
 from autotune.world.host import MemorySampler
@@ -39,7 +37,6 @@ from autotune.world.process import RunningAttempt, Survivors, end_all
 
 TRAINER = Path(child.__file__).parent / "finetune.py"
 CONVERTER = Path(child.__file__).parent / "convert.py"
-CONVERT_SECONDS = 6 * 3600  # a conversion of a very large checkpoint from a slow disk
 # The allocator configuration has a cap of its own from here on (pytorch#161035).
 FRACTION_SINCE = (2, 10)
 TESTED_DEEPSPEED = ("0.19.8",)  # whose private checkpoint layout the converter knows
@@ -133,7 +130,7 @@ class RunStage:
         )
         if evidence.ended_by_us:
             return None
-        return _judge_proof(live.channel.view, evidence, step)
+        return judge_proof(live.channel.view, evidence, step)
 
     def write_known_good(self, step: Finish, story: Story) -> None:
         """Write the known-good folder."""
@@ -285,16 +282,7 @@ class RunStage:
         env = child_environment(
             ground.python, ground.job.env, [], deepspeed.environment(ground.device)
         )
-        try:
-            done = subprocess.run(
-                [ground.python, str(CONVERTER), json.dumps(request)],
-                capture_output=True, text=True, errors="replace", env=env,
-                timeout=CONVERT_SECONDS, check=False, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-            answer = json.loads(done.stdout.strip().splitlines()[-1])
-        except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-            return {"ok": False, "error": f"the converter failed ({error})"}
-        return answer if isinstance(answer, dict) else {}
+        return convert(ground.python, CONVERTER, request, env)
 
 
 def _shared_memory_of(folder: Path) -> str:
@@ -302,24 +290,3 @@ def _shared_memory_of(folder: Path) -> str:
     command = read_json(folder / "command.json")
     prefix = command.get("shared_memory") if isinstance(command, dict) else None
     return prefix if isinstance(prefix, str) else ""
-
-
-def _judge_proof(view: View, evidence: Evidence, step: Prove) -> Proved:
-    proven = view.proven
-    if proven is None:
-        found = diagnose(evidence)
-        why = f"unproven: the throwaway process ended with {found.failure.value} ({found.why})"
-        return Proved(False, why, step.checkpoint_step, peak_bytes=evidence.memory.peak_bytes)
-
-    def number(name: str) -> float | None:
-        value = proven.get(name)
-        return float(value) if isinstance(value, (int, float)) else None
-
-    why = (
-        f"loaded the checkpoint of step {step.checkpoint_step} in a process of its own, "
-        "trained one step on the longest samples and evaluated"
-    )
-    return Proved(
-        True, why, step.checkpoint_step, number("loss"), number("eval_loss"),
-        evidence.memory.peak_bytes,
-    )  # fmt: skip

@@ -1032,6 +1032,12 @@ def total_steps(settings: dict[str, Any], per_epoch: int) -> int:
     return math.ceil(round(float(schedule["epochs"]) * per_epoch, 6))
 
 
+def steps_between_saves(settings: dict[str, Any], steps: int) -> int:
+    """As the owner said, else a tenth of the run."""
+    every: int | None = settings["checkpoints"]["every"]
+    return every or math.ceil(steps / 10)
+
+
 def step_of_checkpoint(settings: dict[str, Any]) -> int:
     resume = settings["checkpoints"].get("resume")
     if resume is None:
@@ -1065,7 +1071,7 @@ def training_arguments(settings: dict[str, Any], output: str, steps: int, evalua
         use_cpu=settings["memory"]["device"] == "cpu",
         deepspeed=settings["deepspeed"],
         save_strategy="steps" if saving else "no",
-        save_steps=settings["checkpoints"]["every"],
+        save_steps=steps_between_saves(settings, steps),
         save_total_limit=None,  # `keep_newest` does it, after the new checkpoint is whole
         eval_strategy="steps" if evaluate and saving else "no",
         eval_steps=schedule.get("eval_every") or steps,

@@ -6,6 +6,7 @@ autotune. The systemd unit keys off them.
 """
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class Device(str, Enum):
+    """What a training ran on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="the job file (YAML)")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="the run folder")]
@@ -57,16 +66,15 @@ def explain(
     exit_code: Annotated[
         int | None, typer.Option("--exit-code", metavar="N", help="of the process that wrote it")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="cpu|cuda", help="what it trained on")
-    ] = None,
+    device: Annotated[Device | None, typer.Option("--device", help="what it trained on")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a log shows, what the failure is called, why, and the remedy."""
     from autotune.cli.explain import explain as verb
     from autotune.cli.remedies import remedies_for
 
-    _end(verb, logs, exit_code, device, as_json, remedies_for)
+    names = [str(log) for log in logs]
+    _end(verb, names, exit_code, device.value if device else None, as_json, remedies_for)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from autotune.core.units import parse_bytes, parse_seconds
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 FrameworkName = Literal["finetune"]
+Indices = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -30,7 +31,7 @@ class Batch(_Strict):
 class Devices(_Strict):
     """Which devices the job may use and how much of each."""
 
-    use: Literal["auto"] | int | list[int] = Field(
+    use: Literal["auto"] | Annotated[int, Field(ge=1)] | Indices = Field(
         default="auto",
         description="auto: every GPU, or up to 2 ranks on the CPU; N: that many; [0, 2]: these",
     )

@@ -1,0 +1,62 @@
+# make demo   installs into .venv and runs configs/quickstart.yaml in a new run folder
+# make test   installs and runs the tests, real trainings among them
+# make check  linters, types and the tests that start no training
+# make clean  removes what these made; run folders and your own files stay
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+BIN := $(VENV)/bin
+DATA := configs/quickstart_data
+STARTS_NO_TRAINING := not train and not slow and not gpu
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check clean machine
+
+demo: $(VENV)/.train $(DATA)/train.jsonl
+	$(BIN)/autotune run configs/quickstart.yaml --run-dir $(DEMO_RUN)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m '$(STARTS_NO_TRAINING)' $(PYTEST)
+
+clean:
+	rm -rf $(VENV) $(DATA) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find autotune policies configs tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DATA)/train.jsonl: configs/quickstart_data.py | $(VENV)/.train
+	$(BIN)/python configs/quickstart_data.py $(DATA)
+
+# A stamp is younger than what it was installed from, so that set-up runs once for each change.
+$(VENV)/.train: pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory machine
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e '.[train]' -c constraints.txt
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(BIN)/python -m pip install -e '.[train,dev]' -c constraints.txt
+	touch $@
+
+# DeepSpeed compiles parts of itself at its first start: a compiler and Python's headers are used.
+machine:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: $(PYTHON) is not here"; \
+	  echo "hint: sudo apt-get install python3 python3-venv python3-dev g++"; exit 1; } >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "error: autotune needs Python 3.10 or newer, and $(PYTHON) is older"; \
+	  echo "hint: name a newer one: make PYTHON=python3.12 demo"; exit 1; } >&2
+	@missing=""; \
+	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	$(PYTHON) -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' \
+	  2>/dev/null || missing="$$missing python3-dev"; \
+	command -v $${CXX:-c++} >/dev/null || missing="$$missing g++"; \
+	test -z "$$missing" || { \
+	  echo "error: this machine lacks what autotune is installed and DeepSpeed is built with"; \
+	  echo "hint: sudo apt-get install$$missing"; exit 1; } >&2

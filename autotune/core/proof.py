@@ -1,0 +1,28 @@
+"""Judges what the throwaway process showed of a plan: proven, or unproven and why."""
+
+from autotune.core.diagnosis import diagnose
+from autotune.core.evidence import Evidence
+from autotune.core.record import Prove, Proved
+from autotune.core.view import View
+
+
+def judge_proof(view: View, evidence: Evidence, step: Prove) -> Proved:
+    """Return what the process that was to prove `step` has shown."""
+    proven = view.proven
+    if proven is None:
+        found = diagnose(evidence)
+        why = f"unproven: the throwaway process ended with {found.failure.value} ({found.why})"
+        return Proved(False, why, step.checkpoint_step, peak_bytes=evidence.memory.peak_bytes)
+
+    def number(name: str) -> float | None:
+        value = proven.get(name)
+        return float(value) if isinstance(value, (int, float)) else None
+
+    why = (
+        f"loaded the checkpoint of step {step.checkpoint_step} in a process of its own, "
+        "trained one step on the longest samples and evaluated"
+    )
+    return Proved(
+        True, why, step.checkpoint_step, number("loss"), number("eval_loss"),
+        evidence.memory.peak_bytes,
+    )  # fmt: skip
