@@ -128,7 +128,7 @@ class RunStage:
         evidence = watch(
             live, step.attempt, asked, self._clock, ground.policy.limits, None, self._tell
         )
-        if evidence.ended_by_us:
+        if evidence.ended_by_us and asked.read().stop_by:
             return None
         return judge_proof(live.channel.view, evidence, step)
 
@@ -173,6 +173,8 @@ class RunStage:
         make_folder(folder)
         make_folder(folder / "events")
         make_folder(ground.folder.ops)
+        if ground.folder.stop_asked_by() is None:
+            ground.folder.clear_stop()  # of an order that was for the ranks before these
         ops_cache.clear_locks(ground.folder.ops)
         ops_cache.warm(ground.folder.ops, ops_cache.cache_folder(ground.versions))
         setting = self._setting(plan, carry, attempt, folder, resume, mode)

@@ -62,6 +62,8 @@ def gather(
 ) -> Evidence:
     """Return everything that was seen of an attempt that is over."""
     view = live.channel.view
+    if ended_by_us is None and view.stopped_step is not None:
+        ended_by_us = "stop"  # the ranks read the control file before we did
     memory, memory_gaps = live.sampler.reading()
     reached = view.checkpoint_step
     return Evidence(

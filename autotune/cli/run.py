@@ -33,13 +33,14 @@ class Asked:
         """Listen to both."""
         self._signals = signals
         self._folder = folder
+        self._stop_by: str | None = None
 
     def read(self) -> Interrupts:
-        """Return what was asked for so far."""
+        """Return what was asked for so far; what was once heard is not forgotten."""
         heard = self._signals.read()
-        if heard.stop_by is None:
-            return Interrupts(stop_by=self._folder.stop_asked_by())
-        return heard
+        if self._stop_by is None:
+            self._stop_by = heard.stop_by or self._folder.stop_asked_by()
+        return Interrupts(stop_by=self._stop_by, hurry=heard.hurry)
 
 
 def run(job: Path, run_dir: Path | None, as_json: bool) -> int:

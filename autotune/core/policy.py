@@ -85,9 +85,7 @@ def _matches(rule: Rule, diagnosis: Diagnosis) -> bool:
     return rule.when in (ANYTHING, diagnosis.failure.value)
 
 
-def faults_of(
-    policy: Policy, rungs: dict[str, Rung], where: Callable[..., str]
-) -> list[Fault]:
+def faults_of(policy: Policy, rungs: dict[str, Rung], where: Callable[..., str]) -> list[Fault]:
     """Return what is wrong with a policy beyond its shape: unknown names and missing answers.
 
     `where` gives the file and line of a place named by its keys.

@@ -57,8 +57,10 @@ class RunFolder:
         self._command("stop", SUPERVISOR + why)
 
     def clear_stop(self) -> None:
-        """Take back a stop that an earlier start has seen to."""
-        self._command("run", "autotune")
+        """Take back a stop that was seen to."""
+        held = read_json(self.control)
+        if not isinstance(held, dict) or held.get("command") != "run":
+            self._command("run", "autotune")
 
     def stop_asked_by(self) -> str | None:
         """Return who asked for a stop through the control file, or None."""

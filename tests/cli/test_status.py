@@ -72,9 +72,10 @@ def test_a_run_whose_supervisor_was_killed_is_stopped_and_can_be_gone_on_with(
 
 
 def test_a_folder_without_a_journal_is_no_run(tmp_path: Path) -> None:
-    for verb in (lambda: status(tmp_path, False, False), lambda: stop(tmp_path)):
-        with pytest.raises(InputError, match="not a run folder"):
-            verb()
+    with pytest.raises(InputError, match="not a run folder"):
+        status(tmp_path, watch=False, as_json=False)
+    with pytest.raises(InputError, match="not a run folder"):
+        stop(tmp_path)
 
 
 def test_stopping_a_run_that_nobody_supervises_changes_nothing(tmp_path: Path) -> None:

@@ -10,9 +10,7 @@ LORA = builders.plan(method="lora")
 NEW = {"deepspeed": "0.19.8", "bitsandbytes": "0.50.2", "torch": "2.13.0+cpu"}
 
 
-def named(
-    plan: Plan, device: Device = "cuda", versions: dict[str, str] | None = None
-) -> set[str]:
+def named(plan: Plan, device: Device = "cuda", versions: dict[str, str] | None = None) -> set[str]:
     return {row.name for row in conflicts(plan, device, NEW if versions is None else versions)}
 
 

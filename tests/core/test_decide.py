@@ -206,9 +206,7 @@ def test_a_rung_that_broke_when_we_turned_it_on_is_gone_and_the_ladder_goes_on()
     assert rung_of(step) == "smaller_micro_batch"
     assert not step.plan.offload_optimizer
     # Also where the same plan was first retried for another reason.
-    port = dataclasses.replace(
-        broken, diagnosis=builders.diagnosis(Failure.RENDEZVOUS_PORT)
-    )
+    port = dataclasses.replace(broken, diagnosis=builders.diagnosis(Failure.RENDEZVOUS_PORT))
     again = builders.attempt(
         3, broken.plan, Failure.OFFLOAD_DEVICE, taken=builders.remedy("retry_unchanged")
     )

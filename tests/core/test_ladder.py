@@ -159,9 +159,7 @@ def test_a_plan_that_failed_on_its_own_account_is_not_tried_again() -> None:
     plan = builders.plan(**SMALL)
     scene = builders.scene(plan, where=builders.around(device="cpu"))
     smaller = plan.but(micro_batch=4, accumulation=2, eval_micro_batch=4)
-    story = builders.story(
-        builders.attempt(1, smaller, Failure.HANG), builders.attempt(2, plan)
-    )
+    story = builders.story(builders.attempt(1, smaller, Failure.HANG), builders.attempt(2, plan))
     found = choice(scene, story)
     assert taken(found)[0] == "activation_checkpointing"
     assert found.remedy is not None

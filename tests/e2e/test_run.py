@@ -121,6 +121,8 @@ def test_autotune_stop_does_the_same_without_a_signal(tmp_path: Path) -> None:
 
     assert supervisor.wait(timeout=60) == 4
     assert "autotune stop" in terminal(job)
+    (only,) = story(job).attempts
+    assert only.failure is Failure.NONE
 
 
 def test_a_second_signal_hurries(tmp_path: Path) -> None:

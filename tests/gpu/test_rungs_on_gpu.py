@@ -41,9 +41,7 @@ def ranks() -> int:
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """About a hundred million parameters, and activations that outweigh them."""
     folder = tmp_path_factory.mktemp("gpu")
-    return Subject(
-        folder, LLAMA, sequence=1024, steps=4, every=2, rows=64, device="cuda"
-    ).prepare()
+    return Subject(folder, LLAMA, sequence=1024, steps=4, every=2, rows=64, device="cuda").prepare()
 
 
 def base() -> Plan:

@@ -100,11 +100,9 @@ class Rank:
         self.emit("start", pid=os.getpid(), versions=VERSIONS)
         self.emit("phase", phase="load", memory={"data_bytes": 10**8})
         if self.rank:
-            while "finished" not in (said := self.last_of_rank_0()) and "stopped" not in said:
-                if "proven" in said:
-                    break
+            while (said := self.last_of_rank_0()) not in ("finished", "stopped", "proven"):
                 time.sleep(0.01)
-            self.emit("finished" if "finished" in said else "stopped", step=0, total=self.total)
+            self.emit(said, step=self.total, total=self.total)
             return 0
         return self.steps()
 
