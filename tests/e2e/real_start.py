@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, set_seed
-
 from autotune.child import convert, finetune
 from autotune.core.carry import Carry, WantedShape, conversion_request
 from autotune.core.decide import OPTIMIZER, Saved, carry_to
@@ -102,6 +99,9 @@ class Subject:
 
     def prepare(self) -> Subject:
         """Write model, tokenizer and rows; every row is as long as the sequence."""
+        import tokenizers
+        from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
         self.folder.mkdir(parents=True, exist_ok=True)
         config = dict(self.model)
         made = AutoConfig.for_model(config.pop("model_type"), **config)

@@ -11,7 +11,6 @@ import json
 import re
 
 import pytest
-import torch
 
 from autotune.cli.wiring import all_rungs
 from autotune.core.allocator import NEW_NAME, merge, parse, show
@@ -32,7 +31,9 @@ LLAMA = {
 
 def ranks() -> int:
     """Return how many devices the tests use; fails where there is none."""
-    count = torch.cuda.device_count()
+    import torch
+
+    count: int = torch.cuda.device_count()
     assert count, "these tests were asked for, and there is no CUDA device"
     return min(2, count)
 
@@ -150,10 +151,12 @@ def test_the_allocators_settings_are_in_force_inside_the_rank(subject: Subject) 
 
 
 def test_the_allocators_cap_really_refuses(subject: Subject) -> None:
+    import torch
+
     total = torch.cuda.get_device_properties(0).total_memory
     cap = 1_000 * MB
     settings = merge((), (("per_process_memory_fraction", f"{cap / total:.6f}"),))
-    with pytest.raises(AssertionError, match="OutOfMemoryError"):
+    with pytest.raises(AssertionError, match="ended with"):
         subject.start("capped", base(), env={NEW_NAME: show(settings)})
     events = (subject.folder / "capped" / "events" / "rank0.jsonl").read_text().splitlines()
     failures = [e for e in map(json.loads, events) if e["kind"] == "exception"]
