@@ -97,6 +97,7 @@ def same_steps(one: Outcome, other: Outcome) -> None:
     assert one.losses
     assert one.losses == pytest.approx({step: other.losses[step] for step in one.losses}, rel=1e-4)
     assert one.samples == {step: other.samples[step] for step in one.samples}
+    assert len(one.events("eval")) == 1  # at the last step, and not once more at its epoch's end
 
 
 def differing(one: Outcome, other: Outcome) -> dict[str, tuple[Any, Any]]:
