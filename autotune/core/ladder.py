@@ -50,9 +50,9 @@ class Means:
 def choose(scene: Scene, story: Story, means: Means) -> Choice:
     """Return the first rung of the matching rule that applies, keeps and carries."""
     place, rule = means.policy.rule_for(scene)
-    enough = cause_spent(story, means.policy, scene.diagnosis.failure) or rule_spent(
-        story, place, rule
-    )
+    enough = rule_spent(story, place, rule)
+    if rule.spend == "yes":  # what is not our failure is bounded by its own rule and by waiting
+        enough = cause_spent(story, means.policy, scene.diagnosis.failure) or enough
     if enough:
         return Choice(None, None, None, enough)
     if not rule.try_:

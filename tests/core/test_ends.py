@@ -22,8 +22,8 @@ from autotune.core.record import (
 )
 from tests import builders
 
-# Twelve attempts for each of the causes, and every retry that spends nothing.
-MOST_STEPS = 800
+# A thousand waits for a neighbour, each with its attempt, and twelve attempts for other causes.
+MOST_STEPS = 2500
 # Written by the first attempt and never followed by another: every later plan is carried from it.
 SAVED = Saved("checkpoints/checkpoint-5", 5, 1)
 
@@ -32,7 +32,7 @@ def outlook(policy: str, device: str, start: Plan) -> Outlook:
     return builders.outlook(
         policy=builders.shipped(policy), around=builders.around(device=device), start=start,
         saved=SAVED,
-        job=builders.job(limits={"attempts": 1000, "wall": "100d", "wait": "100d"}),
+        job=builders.job(limits={"attempts": 1000, "wall": "100d", "wait": "10d"}),
     )  # fmt: skip
 
 

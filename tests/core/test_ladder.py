@@ -250,6 +250,14 @@ def test_a_cause_that_had_its_share_is_given_up_with_the_count() -> None:
     assert choice(builders.scene(), builders.story(*many)).plan is not None
 
 
+def test_a_neighbour_has_no_ceiling_but_waiting() -> None:
+    again = builders.remedy("retry_unchanged", rule=8, spend=False)
+    cotenant = Failure.DEVICE_OOM_COTENANT
+    many = [builders.attempt(n, failure=cotenant, taken=again) for n in range(1, 150)]
+    scene = builders.scene(why=builders.diagnosis(cotenant))
+    assert taken(choice(scene, builders.story(*many)))[0] == "retry_unchanged"
+
+
 def attempts(failure: Failure, rule: int, count: int) -> list[Attempt]:
     """Return an attempt that failed and `count` retries that failed again."""
     again = builders.remedy("retry_unchanged", rule=rule, spend=False)
