@@ -70,6 +70,12 @@ class Outcome:
         """Return the most any rank held up to the end of its last step."""
         return self.held(figure)
 
+    def ready(self, rank: int, figure: str = "data_bytes") -> int:
+        """Return what a rank held when everything stood and no step was made."""
+        phases = self.events("phase", rank)
+        first = next(event for event in phases if event["phase"] == "train")
+        return int(first["memory"][figure])
+
     def evaluation_peak(self, figure: str = "peak_data_bytes") -> int:
         """Return the most any rank held until its first evaluation was over."""
         found = []

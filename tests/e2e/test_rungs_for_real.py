@@ -215,11 +215,17 @@ def test_stage_three_takes_the_same_steps(wide: Subject) -> None:
 
 @pytest.mark.slow
 def test_stage_three_shares_the_frozen_weights(wide: Subject) -> None:
+    """Seen when the engine stands, on the rank that did not read the file for both.
+
+    Later it cannot be seen here: a step gathers the weights, and of four such layers rank 1 went
+    from 1664 to 1228 MB before the first step and from 1740 to 2012 MB after the last.
+    """
     before = wide.start("adapters", ADAPTERS)
     after = wide.start("adapters_stage_3", up("zero_up", ADAPTERS))
     assert (before.settings["zero_stage"], after.settings["zero_stage"]) == (2, 3)
-    # Half of 71 million weights of four bytes are 143 MB.
-    shrinks("zero_up 2 to 3 under adapters, held", before.held(), after.held(), 80 * MB)
+    # Half of 72 million weights of four bytes are 143 MB.
+    one, other = before.ready(rank=1), after.ready(rank=1)
+    shrinks("zero_up 2 to 3 under adapters, before the first step", one, other, 50 * MB)
     same_steps(after, before)
 
 
@@ -263,7 +269,7 @@ def test_a_base_in_four_bits_is_a_fraction_of_itself(wide: Subject) -> None:
     assert in_force.pop("quantization") == ("none", "nf4")
     in_force.pop("parameters", None)  # two 4-bit weights are packed into one number
     assert in_force == {}
-    # 67 million weights of four bytes become half a byte each: 235 MB less.
+    # 67 million of the weights of four bytes become half a byte each: 235 MB less.
     shrinks("four_bit, held after a step", before.held(), after.held(), 120 * MB)
     assert after.losses == pytest.approx(before.losses, rel=0.05)
     assert after.samples == before.samples
