@@ -70,11 +70,14 @@ class Outcome:
         """Return the most any rank held up to the end of its last step."""
         return self.held(figure)
 
-    def ready(self, rank: int, figure: str = "data_bytes") -> int:
-        """Return what a rank held when everything stood and no step was made."""
-        phases = self.events("phase", rank)
-        first = next(event for event in phases if event["phase"] == "train")
-        return int(first["memory"][figure])
+    def ready(self, figure: str = "data_bytes") -> int:
+        """Return what the leanest rank held when everything stood and no step was made."""
+        found = []
+        for rank in range(len(self.ranks)):
+            phases = self.events("phase", rank)
+            first = next(event for event in phases if event["phase"] == "train")
+            found.append(int(first["memory"][figure]))
+        return min(found)
 
     def evaluation_peak(self, figure: str = "peak_data_bytes") -> int:
         """Return the most any rank held until its first evaluation was over."""

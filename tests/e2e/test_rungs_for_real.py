@@ -225,16 +225,17 @@ def test_stage_three_takes_the_same_steps(wide: Subject) -> None:
 
 @pytest.mark.slow
 def test_stage_three_shares_the_frozen_weights(frozen: Subject) -> None:
-    """Seen when the engine stands, on the rank that did not read the file for both.
+    """Seen when the engine stands, on the rank that keeps nothing of what it loaded.
 
-    Later it cannot be seen here, where a step leaves what it gathered behind: rank 1 went from
-    1664 to 1228 MB before the first step, and from 1740 to 2012 MB after the last.
+    Which of the two that is differs from start to start. Later it cannot be seen here, where a
+    step leaves what it gathered behind: one rank went from 1664 to 1228 MB before the first step,
+    and from 1740 to 2012 MB after the last.
     """
     before = frozen.start("adapters", ADAPTERS)
     after = frozen.start("adapters_stage_3", up("zero_up", ADAPTERS))
     assert (before.settings["zero_stage"], after.settings["zero_stage"]) == (2, 3)
     # Half of 273 million weights of four bytes are 545 MB.
-    one, other = before.ready(rank=1), after.ready(rank=1)
+    one, other = before.ready(), after.ready()
     shrinks("zero_up 2 to 3 under adapters, before the first step", one, other, 250 * MB)
     same_steps(after, before)
 
