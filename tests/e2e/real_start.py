@@ -70,15 +70,6 @@ class Outcome:
         """Return the most any rank held up to the end of its last step."""
         return self.held(figure)
 
-    def ready(self, figure: str = "data_bytes") -> int:
-        """Return what the leanest rank held when everything stood and no step was made."""
-        found = []
-        for rank in range(len(self.ranks)):
-            phases = self.events("phase", rank)
-            first = next(event for event in phases if event["phase"] == "train")
-            found.append(int(first["memory"][figure]))
-        return min(found)
-
     def evaluation_peak(self, figure: str = "peak_data_bytes") -> int:
         """Return the most any rank held until its first evaluation was over."""
         found = []

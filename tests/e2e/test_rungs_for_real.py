@@ -48,20 +48,10 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """A model whose weights, 72 million in a few large matrices, outweigh everything else."""
-    return large_matrices(tmp_path_factory.mktemp("wide"), layers=1)
-
-
-@pytest.fixture(scope="module")
-def frozen(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """The same four layers deep, 273 million weights, for adapters to be trained on."""
-    return large_matrices(tmp_path_factory.mktemp("frozen"), layers=4)
-
-
-def large_matrices(folder: Path, layers: int) -> Subject:
-    shape = {"num_hidden_layers": layers, "hidden_size": 2048, "intermediate_size": 8192}
+    shape = {"num_hidden_layers": 1, "hidden_size": 2048, "intermediate_size": 8192}
     heads = {"num_attention_heads": 16, "num_key_value_heads": 16, "tie_word_embeddings": True}
     return Subject(
-        folder,
+        tmp_path_factory.mktemp("wide"),
         {**LLAMA, **shape, **heads},
         sequence=16,
         steps=2,
@@ -211,32 +201,24 @@ def test_stage_two_shares_the_gradients(wide: Subject) -> None:
 
 @pytest.mark.slow
 def test_stage_three_takes_the_same_steps(wide: Subject) -> None:
-    """Trained in full on two ranks it cannot be seen to hold less, and does not here.
+    """Two ranks on a CPU do not show that it relieves anything, so no figure is asserted.
 
-    Half of the parameters goes (143 MB), and two permanent partitions of the gradients come
-    (143 MB each), which stage 2 holds during the backward pass only. The test below shows what
-    it is for: weights that are not trained.
+    In full, half of the parameters goes (143 MB) and two permanent partitions of the gradients
+    come (143 MB each), which stage 2 holds during the backward pass only: the peak went from 1700
+    to 1889 MB. Under adapters of four such layers a rank stood at 1228 to 1819 MB before the first
+    step, differently from start to start as loading leaves more or less behind, against 1664 MB at
+    stage 2, and higher than there once a step had gathered weights. tests/gpu measures it.
     """
     before, after = at_stage(wide, 2), at_stage(wide, 3)
     assert (before.settings["zero_stage"], after.settings["zero_stage"]) == (2, 3)
-    shrinks("zero_up 2 to 3 in full, peak", before.peak(), after.peak(), -500 * MB)
     same_steps(after, before)
 
 
 @pytest.mark.slow
-def test_stage_three_shares_the_frozen_weights(frozen: Subject) -> None:
-    """Seen when the engine stands, on the rank that keeps nothing of what it loaded.
-
-    Which of the two that is differs from start to start. Later it cannot be seen here, where a
-    step leaves what it gathered behind: one rank went from 1664 to 1228 MB before the first step,
-    and from 1740 to 2012 MB after the last.
-    """
-    before = frozen.start("adapters", ADAPTERS)
-    after = frozen.start("adapters_stage_3", up("zero_up", ADAPTERS))
+def test_stage_three_takes_the_same_steps_under_adapters(wide: Subject) -> None:
+    before = wide.start("adapters", ADAPTERS)
+    after = wide.start("adapters_stage_3", up("zero_up", ADAPTERS))
     assert (before.settings["zero_stage"], after.settings["zero_stage"]) == (2, 3)
-    # Half of 273 million weights of four bytes are 545 MB.
-    one, other = before.ready(), after.ready()
-    shrinks("zero_up 2 to 3 under adapters, before the first step", one, other, 250 * MB)
     same_steps(after, before)
 
 
