@@ -8,10 +8,10 @@ from pathlib import Path
 
 from autotune import child
 from autotune.core.allocator import NEW_NAME, OLD_NAME, merge, show
-from autotune.core.carry import Carry, CarryKind
+from autotune.core.carry import Carry, CarryKind, WantedShape, conversion_request
 from autotune.core.codec import to_plain
 from autotune.core.compatibility import parse_version
-from autotune.core.decide import OPTIMIZER, Saved
+from autotune.core.decide import Saved, shape_of
 from autotune.core.evidence import Evidence, Gap
 from autotune.core.failure import Role
 from autotune.core.fault import CannotLaunch, CannotRecord, Fault
@@ -39,7 +39,6 @@ TRAINER = Path(child.__file__).parent / "finetune.py"
 CONVERTER = Path(child.__file__).parent / "convert.py"
 # The allocator configuration has a cap of its own from here on (pytorch#161035).
 FRACTION_SINCE = (2, 10)
-TESTED_DEEPSPEED = ("0.19.8",)  # whose private checkpoint layout the converter knows
 
 
 class RunStage:
@@ -67,16 +66,12 @@ class RunStage:
         target = folder.staged / f"{launch.attempt:03d}" / Path(launch.checkpoint).name
         shutil.rmtree(target.parent, ignore_errors=True)
         make_folder(target.parent)
-        request = {
-            "source": str(folder.path / launch.checkpoint),
-            "target": str(target),
-            "conversions": list(launch.carry.conversions),
-            "world_size": launch.plan.world_size,
-            "sub_group_size": launch.plan.sub_group_size,
-            "optimizer": OPTIMIZER,
-            "bf16": launch.plan.dtype == "bf16",
-            "ds_version_tested": list(TESTED_DEEPSPEED),
-        }
+        request = conversion_request(
+            launch.carry,
+            WantedShape(**shape_of(launch.plan)),
+            str(folder.path / launch.checkpoint),
+            str(target),
+        )
         began = self._clock.monotonic()
         answer = self._convert(request)
         seconds = round(self._clock.monotonic() - began, 1)

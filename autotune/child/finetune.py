@@ -849,7 +849,12 @@ def evaluation_loss(trainer: Any, rows: Rows) -> float:
 def mark_complete(folder: Path, step: int, settings: dict[str, Any]) -> None:
     """The last file of a checkpoint: where it stands, every rank had finished writing."""
     stage = settings["deepspeed"].get("zero_optimization", {}).get("stage", 0)
-    mark = {"step": step, "world_size": settings["batch"]["world_size"], "zero_stage": stage}
+    mark = {
+        "step": step,
+        "attempt": settings["channel"]["attempt"],
+        "world_size": settings["batch"]["world_size"],
+        "zero_stage": stage,
+    }
     draft = folder / (COMPLETE_MARK + ".draft")
     draft.write_text(json.dumps(mark))
     draft.replace(folder / COMPLETE_MARK)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune import rungs as rung_folder
+from autotune.core.carry import CHANGE_DTYPE, RESET_OPTIMIZER
 from autotune.core.compatibility import conflicts
 from autotune.core.fault import AutotuneError, Fault, InputError, nearest
 from autotune.core.job import Job
@@ -30,7 +31,7 @@ from autotune.world.run_folder import RunFolder
 from autotune.world.signature_file import load_signatures
 from autotune.world.yaml_files import Document, read_document, validate
 
-CONSENTS = ("reset_optimizer_state", "restart_from_weights", "change_dtype")
+CONSENTS = (RESET_OPTIMIZER, CHANGE_DTYPE)  # what a carry may need
 MOST_CPU_RANKS = 2
 
 

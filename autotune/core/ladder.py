@@ -113,7 +113,8 @@ def _unfit(rung: Rung, plan: Plan, carry: Carry, scene: Scene, story: Story) -> 
     clash = conflicts(plan, scene.around.device, scene.around.versions)
     if clash:
         return clash[0].why
-    if carry.kind is CarryKind.IMPOSSIBLE:
+    if carry.kind in (CarryKind.IMPOSSIBLE, CarryKind.WEIGHTS_ONLY):
+        # Going on from bare weights is another run: its owner starts it, with a job of its own.
         return carry.why
     if carry.needs_consent:
         return f"{carry.why}; the job may allow it with `allow: [{carry.needs_consent}]`"

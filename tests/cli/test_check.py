@@ -97,7 +97,7 @@ def test_all_faults_are_reported_at_once_each_with_its_line(tmp_path: Path) -> N
         ),
         (
             {"settings": settings(offload_param=True)},
-            "parameters can be offloaded at ZeRO stage 3 only",
+            "works at ZeRO stage 3 only",
         ),
         ({"settings": settings(deepspeed="no-such.json")}, "no-such.json"),
     ],
