@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from autotune.world.checkpoints import SENTINEL, Checkpoint, inspect, newest
 from tests.e2e import fast_job
+from tests.e2e.fast_job import until
 from tests.e2e.real_job import make_data, make_job, nobody_left, peaks, story_of_steps
 
 pytestmark = pytest.mark.train
@@ -26,18 +28,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the run folder of the same job without a limit."""
     job = make_job(tmp_path_factory.mktemp("undisturbed"), data, None)
-    assert autotune("run", job) == 0
+    assert autotune(job) == 0
     return job.parent / "runs" / "real"
 
 
-def autotune(verb: str, job: Path) -> int:
-    """Run the real command, its talk beside the job."""
+def begin(job: Path) -> "subprocess.Popen[bytes]":
+    """Start `autotune run`, its talk beside the job."""
     with (job.parent / "terminal").open("a") as terminal:
-        return subprocess.run(
-            [sys.executable, "-m", "autotune.cli.app", verb, str(job)],
-            stdout=terminal, stderr=terminal, env={**os.environ, "DS_ACCELERATOR": "cpu"},
-            check=False,
-        ).returncode  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-m", "autotune.cli.app", "run", str(job)],
+            stdout=terminal,
+            stderr=terminal,
+            env={**os.environ, "DS_ACCELERATOR": "cpu"},
+        )
+
+
+def autotune(job: Path) -> int:
+    """Run a job to its end and return the exit code."""
+    return begin(job).wait()
 
 
 def test_under_a_limit_it_recovers_and_trains_the_very_same_steps(
@@ -51,7 +59,7 @@ def test_under_a_limit_it_recovers_and_trains_the_very_same_steps(
     job = make_job(tmp_path, data, limit)
     run = job.parent / "runs" / "real"
 
-    assert autotune("run", job) == 0, (tmp_path / "terminal").read_text()
+    assert autotune(job) == 0, (tmp_path / "terminal").read_text()
 
     journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     failures = [e["diagnosis"]["failure"] for e in journal if e["event"] == "attempt_ended"]
@@ -69,6 +77,39 @@ def test_under_a_limit_it_recovers_and_trains_the_very_same_steps(
     assert theirs[5][0] < theirs[1][0]
 
     relaunch(run / "known-good", tmp_path)
+
+
+def test_killed_outright_and_then_stopped_it_goes_on_to_the_very_same_steps(
+    tmp_path: Path, data: Path, undisturbed: Path
+) -> None:
+    job = make_job(tmp_path, data, None, proof=False)
+    run = job.parent / "runs" / "real"
+
+    supervisor = begin(job)
+    until(lambda: trained(run) >= 1, "a first step", seconds=300)
+    supervisor.kill()
+    supervisor.wait()
+
+    supervisor = begin(job)
+    until(lambda: trained(run) >= 3, "a third step", seconds=300)
+    supervisor.send_signal(signal.SIGINT)
+    assert supervisor.wait(timeout=300) == 4
+    assert nobody_left(run)
+
+    assert autotune(job) == 0, (tmp_path / "terminal").read_text()
+
+    ours, theirs = story_of_steps(run), story_of_steps(undisturbed)
+    assert list(ours) == list(theirs)
+    for step, (loss, samples) in theirs.items():
+        assert ours[step][1] == samples, step
+        assert ours[step][0] == pytest.approx(loss, rel=2e-4), step
+
+
+def trained(run: Path) -> int:
+    """Return the newest step that any attempt of the run reported."""
+    events = run.glob("attempts/*/events/rank0.jsonl")
+    lines = [json.loads(line) for file in events for line in file.read_text().splitlines()]
+    return max((event["step"] for event in lines if event["kind"] == "step"), default=0)
 
 
 def relaunch(known_good: Path, folder: Path) -> None:
@@ -97,7 +138,7 @@ def test_limits_drawn_at_random_all_end_well(
     print(f"AUTOTUNE_TEST_SEED={seed}, draw {draw}: limit {limit} bytes")
     job = make_job(tmp_path, data, limit)
 
-    assert autotune("run", job) == 0, (tmp_path / "terminal").read_text()
+    assert autotune(job) == 0, (tmp_path / "terminal").read_text()
 
     ours = story_of_steps(job.parent / "runs" / "real")
     theirs = story_of_steps(undisturbed)

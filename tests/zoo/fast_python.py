@@ -102,7 +102,7 @@ class Rank:
         if self.rank:
             while (said := self.last_of_rank_0()) not in ("finished", "stopped", "proven"):
                 time.sleep(0.01)
-            self.emit(said, step=self.total, total=self.total)
+            self.emit(said, step=self.total)
             return 0
         return self.steps()
 
