@@ -775,7 +775,12 @@ class Supervised:
         self.last_eval_loss = loss
         self.reporter.emit("eval", step=self.state.global_step, loss=plain_number(loss))
         self.reporter.enter("train")
-        return {"eval_loss": loss}
+        metrics = {"eval_loss": loss}
+        # Else the end of an epoch would find the evaluation still asked for, and repeat it.
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         import torch

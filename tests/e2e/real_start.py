@@ -25,6 +25,7 @@ from tests import builders
 
 SECONDS = 600
 VOCABULARY = 2048
+HEAD = ("t", "rank", "kind", "attempt")  # what every event begins with
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Outcome:
     def settings(self) -> dict[str, Any]:
         """Return what rank 0 read from its engine, its optimizer and its model."""
         (settings,) = self.events("settings")
-        return settings
+        return {key: value for key, value in settings.items() if key not in HEAD}
 
     @property
     def losses(self) -> dict[int, float]:

@@ -27,6 +27,7 @@ LLAMA = {"model_type": "llama", "vocab_size": VOCABULARY, "max_position_embeddin
 DEFAULT_BUCKETS = builders.plan(dtype="fp32", micro_batch=8, eval_micro_batch=32)
 SMALL_BUCKETS = DEFAULT_BUCKETS.but(reduce_bucket=5_000_000, allgather_bucket=5_000_000)
 ONE_SAMPLE = SMALL_BUCKETS.but(micro_batch=1, eval_micro_batch=1)
+ADAPTERS = ONE_SAMPLE.but(method="lora")
 # Without these a small model stays gathered whole, and stage 3 could not be seen to share it.
 LIVE_PARAMETERS = {
     "stage3_max_live_parameters": 1_000_000,
@@ -97,6 +98,7 @@ def same_steps(one: Outcome, other: Outcome) -> None:
     assert one.losses
     assert one.losses == pytest.approx({step: other.losses[step] for step in one.losses}, rel=1e-4)
     assert one.samples == {step: other.samples[step] for step in one.samples}
+    assert len(one.events("eval")) == 1  # at the last step, and not once more at its epoch's end
 
 
 def differing(one: Outcome, other: Outcome) -> dict[str, tuple[Any, Any]]:
@@ -192,15 +194,32 @@ def at_stage(wide: Subject, stage: int) -> Outcome:
 def test_stage_two_shares_the_gradients(wide: Subject) -> None:
     before, after = at_stage(wide, 1), at_stage(wide, 2)
     assert differing(before, after) == {"zero_stage": (1, 2)}
-    shrinks("zero_up 1 to 2, held after a step", before.held(), after.held(), 80 * MB)
+    # The gradients are gone again when a step is over: it is the peak that they raise.
+    shrinks("zero_up 1 to 2, peak", before.peak(), after.peak(), 30 * MB)
     same_steps(after, before)
 
 
 @pytest.mark.slow
-def test_stage_three_shares_the_parameters(wide: Subject) -> None:
+def test_stage_three_takes_the_same_steps(wide: Subject) -> None:
+    """Trained in full on two ranks it cannot be seen to hold less, and does not here.
+
+    Half of the parameters goes (143 MB), and two permanent partitions of the gradients come
+    (143 MB each), which stage 2 holds during the backward pass only. The test below shows what
+    it is for: weights that are not trained.
+    """
     before, after = at_stage(wide, 2), at_stage(wide, 3)
     assert (before.settings["zero_stage"], after.settings["zero_stage"]) == (2, 3)
-    shrinks("zero_up 2 to 3, held after a step", before.held(), after.held(), 80 * MB)
+    shrinks("zero_up 2 to 3 in full, peak", before.peak(), after.peak(), -500 * MB)
+    same_steps(after, before)
+
+
+@pytest.mark.slow
+def test_stage_three_shares_the_frozen_weights(wide: Subject) -> None:
+    before = wide.start("adapters", ADAPTERS)
+    after = wide.start("adapters_stage_3", up("zero_up", ADAPTERS))
+    assert (before.settings["zero_stage"], after.settings["zero_stage"]) == (2, 3)
+    # Half of 71 million weights of four bytes are 143 MB.
+    shrinks("zero_up 2 to 3 under adapters, held", before.held(), after.held(), 80 * MB)
     same_steps(after, before)
 
 
@@ -234,9 +253,6 @@ def model_files(checkpoint: Path) -> list[Path]:
         for path in (*checkpoint.glob("model*.safetensors"), *checkpoint.glob("pytorch_model*.bin"))
         if path.stat().st_size > MB
     ]
-
-
-ADAPTERS = ONE_SAMPLE.but(method="lora")
 
 
 @pytest.mark.slow
