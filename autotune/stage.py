@@ -31,9 +31,10 @@ from autotune.world.cgroup import Cgroup, make_cgroup
 from autotune.world.channel import AttemptChannel
 from autotune.world.conversion import convert
 from autotune.world.environment import child_environment, free_port
-from autotune.world.files import make_folder, read_json, write_json, write_text
+from autotune.world.files import make_folder, write_json, write_text
 from autotune.world.host import MemorySampler
 from autotune.world.process import RunningAttempt, Survivors, end_all
+from autotune.world.shared_memory import prefix_of
 
 TRAINER = Path(child.__file__).parent / "finetune.py"
 CONVERTER = Path(child.__file__).parent / "convert.py"
@@ -44,10 +45,11 @@ FRACTION_SINCE = (2, 10)
 class RunStage:
     """The real stage: processes, files and checkpoints of one run."""
 
-    def __init__(self, ground: Ground, clock: Clock, tell: Teller) -> None:
-        """Work in the run folder of `ground`."""
+    def __init__(self, ground: Ground, clock: Clock, asked: Asked, tell: Teller) -> None:
+        """Work in the run folder of `ground`; `asked` cuts short what takes long."""
         self._ground = ground
         self._clock = clock
+        self._asked = asked
         self._tell = tell
 
     def saved(self) -> Saved | None:
@@ -73,7 +75,7 @@ class RunStage:
             str(target),
         )
         began = self._clock.monotonic()
-        answer = self._convert(request)
+        answer = self._convert(request, launch.attempt)
         seconds = round(self._clock.monotonic() - began, 1)
         if not answer.get("ok"):
             shutil.rmtree(target.parent, ignore_errors=True)
@@ -112,7 +114,7 @@ class RunStage:
         gap = Gap("exit code", "another supervisor started it and died before it ended")
         return gather(live, launch.attempt, None, by_us, None, (gap,))
 
-    def prove(self, step: Prove, asked: Asked) -> Proved | None:
+    def prove(self, step: Prove) -> Proved | None:
         """Load the last checkpoint in a throwaway process, run one step and one evaluation."""
         ground = self._ground
         folder = ground.folder.path / "attempts" / "proof"
@@ -121,9 +123,15 @@ class RunStage:
         carry = Carry(CarryKind.SAME, "the plan that wrote it")
         live = self._spawn(step.plan, carry, step.attempt, folder, step.checkpoint, "prove")
         evidence = watch(
-            live, step.attempt, asked, self._clock, ground.policy.limits, None, self._tell
+            live,
+            step.attempt,
+            self._asked,
+            self._clock,
+            ground.policy.limits,
+            ground.job.limits.wall,
+            self._tell,
         )
-        if evidence.ended_by_us and asked.read().stop_by:
+        if evidence.ended_by_us and self._asked.read().stop_by:
             return None
         return judge_proof(live.channel.view, evidence, step)
 
@@ -218,7 +226,7 @@ class RunStage:
         )
         return LiveAttempt(
             attempt, running, channel, sampler, ground.folder, ground.gpus, cgroup,
-            self._clock, ground.policy.limits.release, _shared_memory_of(folder),
+            self._clock, ground.policy.limits.release, prefix_of(folder),
         )  # fmt: skip
 
     def _setting(
@@ -270,20 +278,18 @@ class RunStage:
         ground.folder.tell_ranks_to_stop("autotune was started again")
         deadline = self._clock.monotonic() + ground.policy.limits.stop_grace
         while survivors.alive() and self._clock.monotonic() < deadline:
+            if self._asked.read().hurry:
+                break
             self._clock.sleep(0.5)
         end_all(survivors, ground.policy.limits.term_grace)
         ground.folder.clear_stop()
 
-    def _convert(self, request: Mapping[str, object]) -> dict[str, object]:
+    def _convert(self, request: Mapping[str, object], attempt: int) -> dict[str, object]:
         ground = self._ground
         env = child_environment(
             ground.python, ground.job.env, [], deepspeed.environment(ground.device)
         )
-        return convert(ground.python, CONVERTER, request, env)
-
-
-def _shared_memory_of(folder: Path) -> str:
-    """Return the prefix an attempt was started with, also when another supervisor started it."""
-    command = read_json(folder / "command.json")
-    prefix = command.get("shared_memory") if isinstance(command, dict) else None
-    return prefix if isinstance(prefix, str) else ""
+        mark = f"{ground.run_id}/convert-{attempt:03d}"
+        return convert(
+            ground.python, CONVERTER, request, env, mark, lambda: bool(self._asked.read().stop_by)
+        )

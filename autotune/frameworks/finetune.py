@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autotune.core.allocator import parse
+from autotune.core.allocator import NEW_NAME, OLD_NAME, parse
 from autotune.core.decide import OPTIMIZER
 from autotune.core.fault import Fault
 from autotune.core.job import Job, absolute
@@ -117,9 +117,7 @@ class Finetune:
             gather_on_save=settings.gather_on_save,
             sub_group_size=ds_config.number(config, "sub_group_size", Plan.sub_group_size),
             round_robin_gradients=ds_config.flag(config, "round_robin_gradients"),
-            allocator=parse(
-                job.env.get("PYTORCH_ALLOC_CONF", job.env.get("PYTORCH_CUDA_ALLOC_CONF", ""))
-            ),
+            allocator=parse(job.env.get(NEW_NAME, job.env.get(OLD_NAME, looked.allocator))),
         )
 
     def faults(self, job: Job, looked: Looked, world_size: int, where: str) -> list[Fault]:
