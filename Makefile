@@ -9,7 +9,7 @@ DEMO_RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 BIN := $(VENV)/bin
 DATA := configs/quickstart_data
-STARTS_NO_TRAINING := not train and not slow and not gpu
+STARTS_NO_TRAINING := not e2e and not train and not slow and not gpu
 
 .DELETE_ON_ERROR:
 .PHONY: demo test check clean machine

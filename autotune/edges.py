@@ -193,7 +193,7 @@ class Stage(Protocol):
         """
         ...
 
-    def prove(self, step: Prove, asked: Asked) -> Proved | None:
+    def prove(self, step: Prove) -> Proved | None:
         """Load the last checkpoint in a throwaway process, run one step and one evaluation.
 
         None when somebody asked for a stop before it was over.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from autotune import child
 from autotune.core.allocator import NEW_NAME, OLD_NAME, merge, show
-from autotune.core.carry import Carry, CarryKind
+from autotune.core.carry import Carry, CarryKind, WantedShape, conversion_request
 from autotune.core.codec import to_plain
 from autotune.core.compatibility import parse_version
-from autotune.core.decide import OPTIMIZER, Saved
+from autotune.core.decide import Saved, shape_of
 from autotune.core.evidence import Evidence, Gap
 from autotune.core.failure import Role
 from autotune.core.fault import CannotLaunch, CannotRecord, Fault
@@ -31,24 +31,25 @@ from autotune.world.cgroup import Cgroup, make_cgroup
 from autotune.world.channel import AttemptChannel
 from autotune.world.conversion import convert
 from autotune.world.environment import child_environment, free_port
-from autotune.world.files import make_folder, read_json, write_json, write_text
+from autotune.world.files import make_folder, write_json, write_text
 from autotune.world.host import MemorySampler
 from autotune.world.process import RunningAttempt, Survivors, end_all
+from autotune.world.shared_memory import prefix_of
 
 TRAINER = Path(child.__file__).parent / "finetune.py"
 CONVERTER = Path(child.__file__).parent / "convert.py"
 # The allocator configuration has a cap of its own from here on (pytorch#161035).
 FRACTION_SINCE = (2, 10)
-TESTED_DEEPSPEED = ("0.19.8",)  # whose private checkpoint layout the converter knows
 
 
 class RunStage:
     """The real stage: processes, files and checkpoints of one run."""
 
-    def __init__(self, ground: Ground, clock: Clock, tell: Teller) -> None:
-        """Work in the run folder of `ground`."""
+    def __init__(self, ground: Ground, clock: Clock, asked: Asked, tell: Teller) -> None:
+        """Work in the run folder of `ground`; `asked` cuts short what takes long."""
         self._ground = ground
         self._clock = clock
+        self._asked = asked
         self._tell = tell
 
     def saved(self) -> Saved | None:
@@ -67,18 +68,14 @@ class RunStage:
         target = folder.staged / f"{launch.attempt:03d}" / Path(launch.checkpoint).name
         shutil.rmtree(target.parent, ignore_errors=True)
         make_folder(target.parent)
-        request = {
-            "source": str(folder.path / launch.checkpoint),
-            "target": str(target),
-            "conversions": list(launch.carry.conversions),
-            "world_size": launch.plan.world_size,
-            "sub_group_size": launch.plan.sub_group_size,
-            "optimizer": OPTIMIZER,
-            "bf16": launch.plan.dtype == "bf16",
-            "ds_version_tested": list(TESTED_DEEPSPEED),
-        }
+        request = conversion_request(
+            launch.carry,
+            WantedShape(**shape_of(launch.plan)),
+            str(folder.path / launch.checkpoint),
+            str(target),
+        )
         began = self._clock.monotonic()
-        answer = self._convert(request)
+        answer = self._convert(request, launch.attempt)
         seconds = round(self._clock.monotonic() - began, 1)
         if not answer.get("ok"):
             shutil.rmtree(target.parent, ignore_errors=True)
@@ -117,7 +114,7 @@ class RunStage:
         gap = Gap("exit code", "another supervisor started it and died before it ended")
         return gather(live, launch.attempt, None, by_us, None, (gap,))
 
-    def prove(self, step: Prove, asked: Asked) -> Proved | None:
+    def prove(self, step: Prove) -> Proved | None:
         """Load the last checkpoint in a throwaway process, run one step and one evaluation."""
         ground = self._ground
         folder = ground.folder.path / "attempts" / "proof"
@@ -126,9 +123,15 @@ class RunStage:
         carry = Carry(CarryKind.SAME, "the plan that wrote it")
         live = self._spawn(step.plan, carry, step.attempt, folder, step.checkpoint, "prove")
         evidence = watch(
-            live, step.attempt, asked, self._clock, ground.policy.limits, None, self._tell
+            live,
+            step.attempt,
+            self._asked,
+            self._clock,
+            ground.policy.limits,
+            ground.job.limits.wall,
+            self._tell,
         )
-        if evidence.ended_by_us and asked.read().stop_by:
+        if evidence.ended_by_us and self._asked.read().stop_by:
             return None
         return judge_proof(live.channel.view, evidence, step)
 
@@ -223,7 +226,7 @@ class RunStage:
         )
         return LiveAttempt(
             attempt, running, channel, sampler, ground.folder, ground.gpus, cgroup,
-            self._clock, ground.policy.limits.release, _shared_memory_of(folder),
+            self._clock, ground.policy.limits.release, prefix_of(folder),
         )  # fmt: skip
 
     def _setting(
@@ -275,20 +278,18 @@ class RunStage:
         ground.folder.tell_ranks_to_stop("autotune was started again")
         deadline = self._clock.monotonic() + ground.policy.limits.stop_grace
         while survivors.alive() and self._clock.monotonic() < deadline:
+            if self._asked.read().hurry:
+                break
             self._clock.sleep(0.5)
         end_all(survivors, ground.policy.limits.term_grace)
         ground.folder.clear_stop()
 
-    def _convert(self, request: Mapping[str, object]) -> dict[str, object]:
+    def _convert(self, request: Mapping[str, object], attempt: int) -> dict[str, object]:
         ground = self._ground
         env = child_environment(
             ground.python, ground.job.env, [], deepspeed.environment(ground.device)
         )
-        return convert(ground.python, CONVERTER, request, env)
-
-
-def _shared_memory_of(folder: Path) -> str:
-    """Return the prefix an attempt was started with, also when another supervisor started it."""
-    command = read_json(folder / "command.json")
-    prefix = command.get("shared_memory") if isinstance(command, dict) else None
-    return prefix if isinstance(prefix, str) else ""
+        mark = f"{ground.run_id}/convert-{attempt:03d}"
+        return convert(
+            ground.python, CONVERTER, request, env, mark, lambda: bool(self._asked.read().stop_by)
+        )

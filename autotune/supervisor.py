@@ -65,7 +65,7 @@ class Supervisor:
         elif isinstance(step, Wait):
             self._wait(step)
         elif isinstance(step, Prove):
-            proved = self.stage.prove(step, self.asked)
+            proved = self.stage.prove(step)
             if proved is not None:  # else the loop hears the stop that cut it short
                 self._write(proved)
         elif isinstance(step, Finish):
@@ -84,6 +84,12 @@ class Supervisor:
                 self._attempt_ended(left, diagnose(left))
                 return
         prepared = self.stage.prepare(launch)
+        if prepared is not None and not prepared.ok and self.asked.read().stop_by:
+            cut = Evidence(
+                launch.attempt, ended_by_us="stop", checkpoint_step=launch.checkpoint_step
+            )
+            self._attempt_ended(cut, diagnose(cut))
+            return
         if prepared is not None:
             self._write(prepared)
             if not prepared.ok:

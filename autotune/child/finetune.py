@@ -34,6 +34,7 @@ IGNORED = -100  # the label that carries no loss
 NULL_ROW = -1  # the sample id of a row that only fills up the last global batch of an epoch
 PAD_MULTIPLE = 8
 IDS_IN_EVENT = 256
+PACKABLE_ATTENTION = ("sdpa", "eager")
 COMPLETE_MARK = "autotune-complete.json"
 WATCH_SECONDS = 0.05
 
@@ -78,8 +79,11 @@ def refuse_impossible(settings: dict[str, Any]) -> None:
             f"batch: micro {batch['micro']} x accumulation {batch['accumulation']} x world size "
             f"{batch['world_size']} is {product}, not the global batch {batch['global']}"
         )
-    if settings["data"].get("packing"):
-        raise SettingsError("data.packing: this trainer does not pack samples; set it to false")
+    if settings["data"].get("packing") and model["attention"] not in PACKABLE_ATTENTION:
+        raise SettingsError(
+            f"data.packing: attention {model['attention']} was not shown to keep packed samples "
+            f"apart; use one of {', '.join(PACKABLE_ATTENTION)}"
+        )
     if method["quantization"] != "none" and method["kind"] != "lora":
         raise SettingsError(
             "method.quantization: 4-bit weights cannot be trained in full; use lora"
@@ -355,6 +359,41 @@ class Rows:
         return ids, labels
 
 
+class Packed:
+    """Rows put end to end while they fit, in the file's order; each keeps positions of its own.
+
+    The packing depends on the file alone, so that a packed row is as fixed as a row: it counts as
+    one sample of the global batch, has one id, and is shuffled whole.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.sequence = rows.sequence
+        self.pad_id = rows.pad_id
+        self.groups: list[list[int]] = []
+        room = 0
+        for index in range(len(rows)):
+            length = len(rows[index]["ids"])
+            if length > room:
+                self.groups.append([])
+                room = self.sequence
+            self.groups[-1].append(index)
+            room -= length
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        packed: dict[str, Any] = {"sample": index, "ids": [], "labels": [], "positions": []}
+        for member in [NULL_ROW] if index == NULL_ROW else self.groups[index]:
+            row = self.rows[member]
+            packed["ids"] += row["ids"]
+            # The last token of one row must not learn to foretell the first of the next.
+            packed["labels"] += [IGNORED, *row["labels"][1:]]
+            packed["positions"] += range(len(row["ids"]))
+        return packed
+
+
 class Order:
     """One rank's micro-batches of an epoch.
 
@@ -441,18 +480,23 @@ def collate(rows: Sequence[dict[str, Any]], pad_id: int, sequence: int) -> dict[
     longest = max(len(row["ids"]) for row in rows)
     # Never beyond the configured length: the model may know no later position.
     width = max(longest, min(-(-longest // PAD_MULTIPLE) * PAD_MULTIPLE, sequence))
-    ids, labels, mask = [], [], []
+    ids, labels, mask, positions = [], [], [], []
     for row in rows:
         empty = width - len(row["ids"])
         ids.append(row["ids"] + [pad_id] * empty)
         labels.append(row["labels"] + [IGNORED] * empty)
         mask.append([1] * len(row["ids"]) + [0] * empty)
-    return {
+        positions.append([*row.get("positions", ()), *range(empty)])
+    batch = {
         "input_ids": torch.tensor(ids),
         "labels": torch.tensor(labels),
-        "attention_mask": torch.tensor(mask),
         "samples": [row["sample"] for row in rows],
     }
+    if "positions" in rows[0]:
+        # Positions that begin anew part the samples, the padding being one more; transformers
+        # reads them so only where no mask is given and no cache is used.
+        return {**batch, "position_ids": torch.tensor(positions)}
+    return {**batch, "attention_mask": torch.tensor(mask)}
 
 
 # -------------------------------------------------------------------------------------- limits
@@ -825,7 +869,7 @@ def watch_engine_step(engine: Any, reporter: Reporter) -> None:
     engine.step = step
 
 
-def evaluation_loss(trainer: Any, rows: Rows) -> float:
+def evaluation_loss(trainer: Any, rows: Rows | Packed) -> float:
     """The mean loss over every labelled token of the rows, the same whatever the batch size."""
     import torch
 
@@ -854,7 +898,12 @@ def evaluation_loss(trainer: Any, rows: Rows) -> float:
 def mark_complete(folder: Path, step: int, settings: dict[str, Any]) -> None:
     """The last file of a checkpoint: where it stands, every rank had finished writing."""
     stage = settings["deepspeed"].get("zero_optimization", {}).get("stage", 0)
-    mark = {"step": step, "world_size": settings["batch"]["world_size"], "zero_stage": stage}
+    mark = {
+        "step": step,
+        "attempt": settings["channel"]["attempt"],
+        "world_size": settings["batch"]["world_size"],
+        "zero_stage": stage,
+    }
     draft = folder / (COMPLETE_MARK + ".draft")
     draft.write_text(json.dumps(mark))
     draft.replace(folder / COMPLETE_MARK)
@@ -1089,7 +1138,7 @@ def training_arguments(settings: dict[str, Any], output: str, steps: int, evalua
     )
 
 
-def load_rows(settings: dict[str, Any], tokenizer: Any) -> tuple[Rows, Rows | None]:
+def load_rows(settings: dict[str, Any], tokenizer: Any) -> tuple[Rows | Packed, Rows | None]:
     data = settings["data"]
     train_path = Path(data["train"])
     train, held = read_rows(train_path), []
@@ -1100,10 +1149,11 @@ def load_rows(settings: dict[str, Any], tokenizer: Any) -> tuple[Rows, Rows | No
         eval_path = train_path
         train, held = split_rows(train, data.get("eval_fraction") or 0.0)
     rows = Rows(train_path, train, tokenizer, data)
-    return rows, Rows(eval_path, held, tokenizer, data) if held else None
+    held_rows = Rows(eval_path, held, tokenizer, data) if held else None
+    return Packed(rows) if data.get("packing") else rows, held_rows
 
 
-def choose_order(settings: dict[str, Any], rows: Rows, rank: int) -> Order:
+def choose_order(settings: dict[str, Any], rows: Rows | Packed, rank: int) -> Order:
     if settings["mode"] == "prove":
         lengths = [len(rows[index]["ids"]) for index in range(len(rows))]
         return Longest(lengths, settings["batch"], rank)

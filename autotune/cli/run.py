@@ -9,7 +9,7 @@ from autotune import __version__
 from autotune.cli.terminal import JsonTeller, Terminal
 from autotune.cli.wiring import identity, lay_ground
 from autotune.core.decide import Outlook
-from autotune.core.fault import Fault, InputError
+from autotune.core.fault import CannotRecord, Fault, InputError
 from autotune.core.history import Story, fold
 from autotune.core.history import tell as with_event
 from autotune.core.record import Event, RunStarted, WentOn
@@ -57,6 +57,10 @@ def run(job: Path, run_dir: Path | None, as_json: bool) -> int:
     try:
         become_subreaper()
         return _supervise(ground, signals, as_json)
+    except OSError as error:
+        text = f"a file of the run could not be written ({error.strerror})"
+        hint = "free disk space or mend the folder, then start the same command again"
+        raise CannotRecord(Fault(text, str(error.filename or folder.path), hint)) from error
     finally:
         lock.release()
 
@@ -73,7 +77,8 @@ def _supervise(ground: Ground, signals: SignalWatch, as_json: bool) -> int:
     write_text(folder.job, ground.document.path.read_text(encoding="utf-8"))
     folder.clear_stop()
     tell.note(f"run folder: {folder.path}")
-    stage = RunStage(ground, clock, tell)
+    asked = Asked(signals, folder)
+    stage = RunStage(ground, clock, asked, tell)
     supervisor = Supervisor(
         story=with_event(story, event),
         outlook=lambda: Outlook(
@@ -82,7 +87,7 @@ def _supervise(ground: Ground, signals: SignalWatch, as_json: bool) -> int:
         journal=journal,
         stage=stage,
         clock=clock,
-        asked=Asked(signals, folder),
+        asked=asked,
         tell=tell,
     )
     code = supervisor.run()

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from autotune import rungs as rung_folder
+from autotune.core.allocator import NEW_NAME, OLD_NAME
+from autotune.core.carry import CHANGE_DTYPE, RESET_OPTIMIZER
 from autotune.core.compatibility import conflicts
 from autotune.core.fault import AutotuneError, Fault, InputError, nearest
 from autotune.core.job import Job
@@ -30,7 +32,7 @@ from autotune.world.run_folder import RunFolder
 from autotune.world.signature_file import load_signatures
 from autotune.world.yaml_files import Document, read_document, validate
 
-CONSENTS = ("reset_optimizer_state", "restart_from_weights", "change_dtype")
+CONSENTS = (RESET_OPTIMIZER, CHANGE_DTYPE)  # what a carry may need
 MOST_CPU_RANKS = 2
 
 
@@ -41,12 +43,6 @@ def all_rungs() -> dict[str, Rung]:
         rung: Rung = importlib.import_module(f"autotune.rungs.{module.name}").RUNG
         found[rung.name] = rung
     return found
-
-
-def read_job(path: Path) -> tuple[Document, Job]:
-    """Return the job file; raises InputError with every fault of its shape."""
-    document = read_document(path.absolute())
-    return document, validate(Job, document)
 
 
 def run_folder_of(job: Job, job_file: Path, named: Path | None) -> RunFolder:
@@ -83,10 +79,14 @@ class Survey:
 
 def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
     """Return all that a run needs to know; raises InputError with everything that is wrong."""
-    document, job = read_job(job_file)
+    document = read_document(job_file.absolute())
     survey = Survey()
     rungs = all_rungs()
-    settings = survey.attempt(validate, FinetuneSettings, document, "settings")
+    job = survey.attempt(validate, Job, document)
+    settings = survey.attempt(_settings, document)
+    if job is None:
+        survey.faults += _policy_faults(document, rungs)
+        survey.end()
     policy = survey.attempt(_policy, job, document, rungs)
     survey.faults += _name_faults(job, document, rungs)
     python = training_python(job.python, document.path.parent)
@@ -135,6 +135,24 @@ def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
         ),
         start=start,
     )
+
+
+def _settings(document: Document) -> FinetuneSettings | None:
+    """Return the settings; nothing where the job's own shape already says what is wrong."""
+    if not isinstance(document.value, dict) or not isinstance(document.value.get("settings"), dict):
+        return None
+    return validate(FinetuneSettings, document, "settings")
+
+
+def _policy_faults(document: Document, rungs: dict[str, Rung]) -> list[Fault]:
+    """Return what is wrong with the policy that a job of a wrong shape names."""
+    survey = Survey()
+    named = document.value.get("policy") if isinstance(document.value, dict) else None
+    if isinstance(named, str):
+        path = survey.attempt(find_policy, named, document.path.parent)
+        if path is not None:
+            survey.attempt(load_policy, path, rungs)
+    return survey.faults
 
 
 def _policy(job: Job, document: Document, rungs: dict[str, Rung]) -> Any:
@@ -209,7 +227,8 @@ def _look(settings: FinetuneSettings, document: Document) -> Looked:
     faults += found
     count = parameters(config or {}) if settings.method == "full" else None
     size = count * CHECKPOINT_BYTES_PER_PARAMETER if count else None
-    return Looked(config, tuple(faults), samples, size, deepspeed)
+    allocator = os.environ.get(NEW_NAME, os.environ.get(OLD_NAME, ""))
+    return Looked(config, tuple(faults), samples, size, deepspeed, allocator)
 
 
 def _deepspeed(settings: FinetuneSettings, folder: Path) -> tuple[dict[str, Any], list[Fault]]:

@@ -61,8 +61,8 @@ def next_step(story: Story, outlook: Outlook) -> Step:
 def carry_to(plan: Plan, story: Story, outlook: Outlook) -> Carry:
     """Return how the newest checkpoint becomes the start of `plan`."""
     saved = outlook.saved
-    shape = SavedShape(**_shape(_writer(saved, story, outlook))) if saved is not None else None
-    return decide_carry(shape, WantedShape(**_shape(plan)), frozenset(outlook.job.allow))
+    shape = SavedShape(**shape_of(_writer(saved, story, outlook))) if saved is not None else None
+    return decide_carry(shape, WantedShape(**shape_of(plan)), frozenset(outlook.job.allow))
 
 
 def _climb(story: Story, outlook: Outlook) -> Step:
@@ -134,8 +134,8 @@ def _writer(saved: Saved, story: Story, outlook: Outlook) -> Plan:
     return story.last.plan if story.last else outlook.start
 
 
-def _shape(plan: Plan) -> dict[str, Any]:
-    """Return what of a plan is written into its checkpoints."""
+def shape_of(plan: Plan) -> dict[str, Any]:
+    """Return what of a plan is written into its checkpoints, as core.carry names it."""
     return {
         "zero_stage": plan.zero_stage,
         "world_size": plan.world_size,

@@ -25,6 +25,13 @@ BROKEN_BY: dict[Failure, tuple[str, ...]] = {
     Failure.QUANTIZATION_CONFLICT: ("quantization",),
 }
 
+# What ended an attempt and says nothing of its plan, which may be chosen again.
+NO_FAULT_OF_THE_PLAN = frozenset({
+    Failure.NONE, Failure.RENDEZVOUS_PORT, Failure.COLLECTIVE_ERROR, Failure.COLLECTIVE_TIMEOUT,
+    Failure.PREEMPTED, Failure.DISK_FULL, Failure.NETWORK_HUB, Failure.DEVICE_OOM_COTENANT,
+    Failure.GPU_HARDWARE, Failure.UNKNOWN,
+})  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -113,7 +120,8 @@ def _unfit(rung: Rung, plan: Plan, carry: Carry, scene: Scene, story: Story) -> 
     clash = conflicts(plan, scene.around.device, scene.around.versions)
     if clash:
         return clash[0].why
-    if carry.kind is CarryKind.IMPOSSIBLE:
+    if carry.kind in (CarryKind.IMPOSSIBLE, CarryKind.WEIGHTS_ONLY):
+        # Going on from bare weights is another run: its owner starts it, with a job of its own.
         return carry.why
     if carry.needs_consent:
         return f"{carry.why}; the job may allow it with `allow: [{carry.needs_consent}]`"
@@ -122,7 +130,7 @@ def _unfit(rung: Rung, plan: Plan, carry: Carry, scene: Scene, story: Story) -> 
     for attempt in story.attempts:
         if attempt.failure is None:
             continue
-        if attempt.plan == plan and attempt.failure is not Failure.NONE:
+        if attempt.plan == plan and attempt.failure not in NO_FAULT_OF_THE_PLAN:
             return f"attempt {attempt.number} ran this plan and ended with {attempt.failure.value}"
         for setting, value in broken_settings(attempt).items():
             if getattr(plan, setting) == value != getattr(scene.plan, setting):

@@ -145,6 +145,10 @@ def shape_faults(config: Config, where: str) -> list[Fault]:
         text += "or 3"
         hint = "on one rank stage 1 costs nothing; stage 0 sums gradients in another precision"
         faults.append(Fault(text, where, hint))
+    for key in ("offload_optimizer", "offload_param"):
+        if _table(zero, key).get("device") == "nvme":
+            text = f"`{key}` to NVMe is not supported yet: its checkpoints cannot be carried"
+            faults.append(Fault(text, where, "say `device: cpu`"))
     for key in ("optimizer", "scheduler"):
         if key in config:
             text = f"the built-in trainer brings its own {key}; a `{key}` block would override it"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autotune.core.allocator import parse
+from autotune.core.allocator import NEW_NAME, OLD_NAME, parse
 from autotune.core.decide import OPTIMIZER
 from autotune.core.fault import Fault
 from autotune.core.job import Job, absolute
@@ -37,6 +37,7 @@ class Data(_Strict):
     eval: str | None = None
     eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     sequence: int = Field(ge=8, description="tokens per sample; longer samples are cut")
+    packing: bool = Field(default=False, description="rows put end to end up to `sequence`")
     response_only: bool = True
     shuffle: bool = True
 
@@ -117,9 +118,7 @@ class Finetune:
             gather_on_save=settings.gather_on_save,
             sub_group_size=ds_config.number(config, "sub_group_size", Plan.sub_group_size),
             round_robin_gradients=ds_config.flag(config, "round_robin_gradients"),
-            allocator=parse(
-                job.env.get("PYTORCH_ALLOC_CONF", job.env.get("PYTORCH_CUDA_ALLOC_CONF", ""))
-            ),
+            allocator=parse(job.env.get(NEW_NAME, job.env.get(OLD_NAME, looked.allocator))),
         )
 
     def faults(self, job: Job, looked: Looked, world_size: int, where: str) -> list[Fault]:
@@ -151,6 +150,9 @@ class Finetune:
             text = f"`max_grad_norm` is {settings.max_grad_norm:g}, and the DeepSpeed "
             text += f"configuration clips gradients to {clip:g}"
             faults.append(Fault(text, where, "keep one of the two"))
+        if settings.data.packing and settings.attention == "flash_attention_2":
+            text = "packing with flash_attention_2 was not shown to keep packed samples apart"
+            faults.append(Fault(text, where, "use `attention: sdpa`, or leave packing off"))
         if settings.eval_every and not self.has_evaluation(job):
             text = "`eval_every` is set, and there is nothing to evaluate on"
             faults.append(Fault(text, where, "set `data.eval` or `data.eval_fraction`"))
@@ -202,7 +204,7 @@ def train_file(setting: Setting) -> dict[str, Any]:
             "eval": located(settings.data.eval),
             "eval_fraction": settings.data.eval_fraction,
             "sequence": settings.data.sequence,
-            "packing": False,
+            "packing": settings.data.packing,
             "response_only": settings.data.response_only,
             "shuffle": settings.data.shuffle,
             "seed": settings.seed,

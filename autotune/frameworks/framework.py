@@ -18,6 +18,7 @@ class Looked:
     samples: int | None = None  # training samples found
     checkpoint_bytes: int | None = None  # estimated size of one checkpoint; None: unknown
     deepspeed: Mapping[str, Any] = field(default_factory=dict)  # the user's own configuration
+    allocator: str = ""  # allocator settings of the environment the training inherits
 
 
 @dataclass(frozen=True)

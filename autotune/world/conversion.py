@@ -2,23 +2,57 @@
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from autotune.world.process import MARK, Survivors, end_all
+
 LONGEST_SECONDS = 6 * 3600  # a very large checkpoint from a slow disk
+LISTEN_SECONDS = 0.5
 
 
 def convert(
-    python: str, converter: Path, request: Mapping[str, object], env: Mapping[str, str]
+    python: str,
+    converter: Path,
+    request: Mapping[str, object],
+    env: Mapping[str, str],
+    mark: str,
+    stop_asked: Callable[[], bool],
 ) -> dict[str, object]:
-    """Return the converter's answer; `ok` is false, with the error, where it gave none."""
+    """Return the converter's answer; `ok` is false, with the error, where it gave none.
+
+    `mark` names this converter among processes, so that one that a dead supervisor left is ended
+    before another works on the same folder. A stop ends it; its copy is then not used.
+    """
+    end_all(Survivors(mark), term_grace=5)
     try:
-        done = subprocess.run(
+        running = subprocess.Popen(
             [python, str(converter), json.dumps(request)],
-            capture_output=True, text=True, errors="replace", env=env,
-            timeout=LONGEST_SECONDS, check=False, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+            text=True, errors="replace", env={**env, MARK: mark}, start_new_session=True,
         )  # fmt: skip
-        answer = json.loads(done.stdout.strip().splitlines()[-1])
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-        return {"ok": False, "error": f"the converter failed ({error})"}
+    except OSError as error:
+        return {"ok": False, "error": f"the converter could not be started ({error})"}
+    said, why = _listen(running, mark, stop_asked)
+    try:
+        answer = json.loads(said.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return {"ok": False, "error": why or "the converter gave no answer"}
     return answer if isinstance(answer, dict) else {}
+
+
+def _listen(
+    running: "subprocess.Popen[str]", mark: str, stop_asked: Callable[[], bool]
+) -> tuple[str, str]:
+    waited = 0.0
+    while True:
+        try:
+            return running.communicate(timeout=LISTEN_SECONDS)[0], ""
+        except subprocess.TimeoutExpired:
+            waited += LISTEN_SECONDS
+        why = "a stop was asked for" if stop_asked() else ""
+        why = why or ("it took too long" if waited > LONGEST_SECONDS else "")
+        if why:
+            end_all(Survivors(mark), term_grace=5)
+            running.wait()
+            return "", f"the converter was ended: {why}"

@@ -15,17 +15,20 @@ from autotune.core.record import Event, decode, encode
 class FileJournal:
     """Appends events to one file; the file is the run's only state."""
 
-    def __init__(self, path: Path, now: Callable[[], float]) -> None:
+    def __init__(self, path: Path, now: Callable[[], float], patience_seconds: float = 5.0) -> None:
         """Open `path` for events dated by `now`; a torn last line is cut off first."""
         self._path = path
         self._now = now
+        self._patience = patience_seconds
         _cut_torn_line(path)
 
     def append(self, event: Event) -> None:
         """Put one event on disk; a few seconds of trouble are waited out, then CannotRecord."""
         line = json.dumps(encode(event, self._now()), separators=(",", ":")) + "\n"
         retrying = Retrying(
-            retry=retry_if_exception_type(OSError), stop=stop_after_delay(5), wait=wait_fixed(0.5)
+            retry=retry_if_exception_type(OSError),
+            stop=stop_after_delay(self._patience),
+            wait=wait_fixed(0.5),
         )
         try:
             retrying(self._write, line.encode())

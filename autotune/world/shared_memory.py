@@ -4,6 +4,8 @@ import os
 import stat
 from pathlib import Path
 
+from autotune.world.files import read_json
+
 FOLDER = Path("/dev/shm")  # noqa: S108 - the place itself, not a temporary file
 
 
@@ -29,3 +31,10 @@ def sweep(prefix: str, folder: Path = FOLDER) -> list[str]:
         except OSError:
             continue  # gone by itself
     return removed
+
+
+def prefix_of(attempt: Path) -> str:
+    """Return the prefix an attempt was started with, also when another supervisor started it."""
+    command = read_json(attempt / "command.json")
+    prefix = command.get("shared_memory") if isinstance(command, dict) else None
+    return prefix if isinstance(prefix, str) else ""

@@ -11,6 +11,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from autotune.core.failure import Failure, Phase, Role
+from autotune.core.fault import Fault, InputError
 from autotune.core.pattern import PatternError, compile_pattern
 from autotune.core.signature import CPU, CUDA, Signature, Signatures
 from autotune.world.policy_folder import SIGNATURES, policy_folder
@@ -20,12 +21,12 @@ _KEYS = (*_REQUIRED, "phase", "device")
 E = TypeVar("E", bound=Enum)
 
 
-class SignatureFileError(ValueError):
+class SignatureFileError(InputError):
     """What is wrong in a file of signatures, where, and one thing to do."""
 
     def __init__(self, what: str, where: str, hint: str) -> None:
         """Keep the three parts apart so that the command line can print them."""
-        super().__init__(f"{what} ({where}): {hint}")
+        super().__init__(Fault(what, where, hint))
         self.what, self.where, self.hint = what, where, hint
 
 

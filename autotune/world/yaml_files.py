@@ -83,20 +83,23 @@ def faults_of(
     faults: dict[tuple[str | int, ...], Fault] = {}
     for complaint in error.errors():
         place = tuple(complaint["loc"])
-        keys = tuple(key for key in place if _in_document(document, (*below,), place, key))
+        keys = tuple(key for key in place if _in_document(document, below, place, key))
         where = document.where(*below, *keys)
         name = ".".join(str(key) for key in (*below, *keys)) or "the file"
         if complaint["type"] == "extra_forbidden":
             hint = nearest(str(place[-1]), _accepted(model, place[:-1]))
-            fault = Fault(f"`{name}` is not a key autotune knows", where, hint)
+            faults[place] = Fault(f"`{name}` is not a key autotune knows", where, hint)
         elif complaint["type"] == "missing":
             missing = ".".join(str(key) for key in (*below, *place))
-            fault = Fault(f"`{missing}` is missing", where, "add it; the README lists every key")
+            hint = "add it; the README lists every key"
+            faults[place] = Fault(f"`{missing}` is missing", where, hint)
         else:
             message = complaint["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
             shown = "" if complaint["type"] == "value_error" else f" (found {_short(complaint)})"
-            fault = Fault(f"`{name}`: {message[0].lower()}{message[1:]}{shown}", where)
-        faults.setdefault(keys, fault)
+            # Each branch of what a value might have been complains at the same keys.
+            said = f"{faults[keys].what}; or" if keys in faults else f"`{name}`{shown}:"
+            faults[keys] = Fault(f"{said} {message}", where)
     return list(faults.values())
 
 

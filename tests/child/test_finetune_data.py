@@ -167,11 +167,75 @@ def test_paths_are_relative_to_the_folder_of_the_settings(tmp_path: Path) -> Non
     assert settings["channel"]["control"] is None
 
 
+class FewTokens:
+    """Rows whose lengths are given, as a packing needs them."""
+
+    sequence, pad_id = 12, 0
+
+    def __init__(self, *lengths: int) -> None:
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index == finetune.NULL_ROW:
+            return {"sample": index, "ids": [0], "labels": [finetune.IGNORED]}
+        ids = [10 * (index + 1) + at for at in range(self.lengths[index])]
+        return {"sample": index, "ids": ids, "labels": list(ids)}
+
+
+def packed(*lengths: int) -> finetune.Packed:
+    few: Any = FewTokens(*lengths)
+    return finetune.Packed(few)
+
+
+def test_rows_are_packed_in_order_while_they_fit() -> None:
+    assert packed(5, 7, 3, 9, 12, 1).groups == [[0, 1], [2, 3], [4], [5]]
+
+
+def test_packed_rows_keep_their_own_positions_and_do_not_foretell_each_other() -> None:
+    row = packed(2, 3)[0]
+    assert row["ids"] == [10, 11, 20, 21, 22]
+    assert row["positions"] == [0, 1, 0, 1, 2]
+    assert row["labels"] == [finetune.IGNORED, 11, finetune.IGNORED, 21, 22]
+
+
+def test_a_packed_null_row_carries_no_loss() -> None:
+    assert set(packed(2)[finetune.NULL_ROW]["labels"]) == {finetune.IGNORED}
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("attention", finetune.PACKABLE_ATTENTION)
+def test_packed_samples_do_not_see_each_other(attention: str) -> None:
+    import torch
+    import transformers
+
+    transformers.set_seed(1)
+    config = transformers.AutoConfig.for_model(
+        "llama", vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, use_cache=False,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    rows: Any = FewTokens(2, 3, 5)
+    whole = finetune.Packed(rows)
+    alone = [finetune.collate([rows[index]], 0, 12) for index in range(3)]
+    together = finetune.collate([whole[0], whole[finetune.NULL_ROW]], 0, 12)
+    with torch.no_grad():
+        for batch in (*alone, together):
+            batch.pop("samples")
+            batch.pop("labels")
+        expected = torch.cat([model(**one).logits[0, :size] for one, size in
+                              zip(alone, (2, 3, 5), strict=True)])  # fmt: skip
+        got = model(**together).logits[0, :10]
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
         ({"batch": {"micro": 3}}, "is 6, not the global batch 8"),
-        ({"data": {"packing": True}}, "does not pack"),
+        ({"data": {"packing": True}, "model": {"attention": "flash_attention_2"}}, "use one of"),
         ({"method": {"quantization": "nf4"}}, "use lora"),
         ({"model": {"path": "somewhere"}}, "exactly one of"),
     ],

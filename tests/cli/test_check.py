@@ -47,15 +47,15 @@ def test_a_good_job_is_fit_to_run(tmp_path: Path) -> None:
 def test_all_faults_are_reported_at_once_each_with_its_line(tmp_path: Path) -> None:
     job = make_job(
         tmp_path,
-        allow=["shorten_sequense"],
         policy="defualt",
         settings=settings(learning_rat=1, data={"train": "nowhere.jsonl", "sequence": 16}),
+        limits={"attempt": 3},
     )
 
     code, said = check(job)
 
     assert code == 2
-    assert "`shorten_sequense`" in said
+    assert "did you mean `attempts`" in said
     assert "did you mean `default`" in said
     assert "did you mean `learning_rate`" in said
     assert said.count("error: ") >= 3
@@ -77,6 +77,8 @@ def test_all_faults_are_reported_at_once_each_with_its_line(tmp_path: Path) -> N
         ({"env": {"HF_TOKEN": "hf_abcdefghijklmnop"}}, "looks like a secret"),
         ({"env_from": ["NO_SUCH_NAME_HERE"]}, "export NO_SUCH_NAME_HERE first"),
         ({"forbid": ["four_bits"]}, "did you mean `four_bit`"),
+        ({"allow": ["shorten_sequense"]}, "`shorten_sequense`"),
+        ({"devices": {"use": -1}}, "greater than or equal to 1"),
         ({"framework": "finetunes"}, "framework"),
         ({"start": "predicted"}, "as_given"),
         ({"python": "no/such/python"}, "the training's Python does not start"),
@@ -97,7 +99,7 @@ def test_all_faults_are_reported_at_once_each_with_its_line(tmp_path: Path) -> N
         ),
         (
             {"settings": settings(offload_param=True)},
-            "parameters can be offloaded at ZeRO stage 3 only",
+            "works at ZeRO stage 3 only",
         ),
         ({"settings": settings(deepspeed="no-such.json")}, "no-such.json"),
     ],

@@ -13,6 +13,8 @@ from autotune.cli.stop import stop
 from autotune.core.fault import InputError
 from tests.e2e.fast_job import kill_when, make_job, run, run_folder, start, trained_steps, until
 
+pytestmark = pytest.mark.e2e
+
 
 def asked(job: Path, as_json: bool = True) -> Any:
     """Return what status says of the job's run."""

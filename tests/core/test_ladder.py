@@ -223,7 +223,8 @@ def test_four_bits_that_contradicted_the_loader_are_not_tried_again() -> None:
 def test_a_carry_that_is_impossible_or_needs_consent_is_passed_over() -> None:
     plan = builders.plan(method="lora", activation_checkpointing=True, **SMALL)
     using = means({"forbid": ["allocator_settings", "smaller_micro_batch"]})
-    lossy = Carry(CarryKind.WEIGHTS_ONLY, "moments are lost", needs_consent="restart_from_weights")
+    kind, consent = CarryKind.STAGED_WITHOUT_MOMENTS, "reset_optimizer_state"
+    lossy = Carry(kind, "moments are lost", needs_consent=consent)
     never = Carry(CarryKind.IMPOSSIBLE, "shards of another world")
 
     def carry_to(wanted: Plan) -> Carry:
@@ -237,7 +238,7 @@ def test_a_carry_that_is_impossible_or_needs_consent_is_passed_over() -> None:
     why = {one.rung: one.why for one in found.remedy.passed_over}
     assert why["four_bit"] == "shards of another world"
     assert why["zero_up"] == (
-        "moments are lost; the job may allow it with `allow: [restart_from_weights]`"
+        "moments are lost; the job may allow it with `allow: [reset_optimizer_state]`"
     )
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from tests.e2e.fast_job import make_job, run, run_folder, start, trained_steps, until
 
+pytestmark = pytest.mark.e2e
+
 MIB = 2**20
 
 

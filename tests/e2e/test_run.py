@@ -26,6 +26,8 @@ from tests.e2e.fast_job import (
     until,
 )
 
+pytestmark = pytest.mark.e2e
+
 # Refused at micro-batch 8 at once, and at 4 from step 7 on, when checkpoints exist.
 TWO_REFUSALS = {"fits": {"0": 4, "6": 2}}
 

@@ -105,7 +105,8 @@ def test_a_link_in_place_of_the_journal_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_journal_that_cannot_be_written_ends_with_a_sentence(tmp_path: Path) -> None:
-    journal = FileJournal(tmp_path / "gone" / "journal.jsonl", lambda: 0.0)
+    gone = tmp_path / "gone" / "journal.jsonl"
+    journal = FileJournal(gone, lambda: 0.0, patience_seconds=0)
 
     with pytest.raises(CannotRecord, match="could not be written"):
         journal.append(EVENTS[0])

@@ -2,7 +2,7 @@
 
 A test writes a wrapper that runs this file and names it under `python:` in a job. It answers the
 three ways autotune calls that Python: for versions, as the DeepSpeed launcher of finetune.py, and
-as convert.py. tests/e2e/test_fast_python.py holds it to what the real trainer does.
+as convert.py. tests/e2e/test_real_recovery.py holds it to what the real trainer does.
 
 FAST_STORY in its environment is JSON: {"total": steps, "fits": {"0": 4}, "seconds": per step};
 from step K on, a micro-batch above fits[K] is refused as the CPU allocator refuses. "say" is
@@ -102,7 +102,7 @@ class Rank:
         if self.rank:
             while (said := self.last_of_rank_0()) not in ("finished", "stopped", "proven"):
                 time.sleep(0.01)
-            self.emit(said, step=self.total, total=self.total)
+            self.emit(said, step=self.total)
             return 0
         return self.steps()
 

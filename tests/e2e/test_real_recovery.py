@@ -1,0 +1,175 @@
+"""The whole story with nothing simulated: real DeepSpeed, a kernel's refusal, recovery, proof."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autotune.world.checkpoints import SENTINEL, Checkpoint, inspect, newest
+from tests.e2e import fast_job
+from tests.e2e.fast_job import until
+from tests.e2e.real_job import make_data, make_job, nobody_left, peaks, story_of_steps
+
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the quickstart's data and tokenizer."""
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of the same job without a limit."""
+    job = make_job(tmp_path_factory.mktemp("undisturbed"), data, None)
+    assert autotune(job) == 0
+    return job.parent / "runs" / "real"
+
+
+def begin(job: Path) -> "subprocess.Popen[bytes]":
+    """Start `autotune run`, its talk beside the job."""
+    with (job.parent / "terminal").open("a") as terminal:
+        return subprocess.Popen(
+            [sys.executable, "-m", "autotune.cli.app", "run", str(job)],
+            stdout=terminal,
+            stderr=terminal,
+            env={**os.environ, "DS_ACCELERATOR": "cpu"},
+        )
+
+
+def autotune(job: Path) -> int:
+    """Run a job to its end and return the exit code."""
+    return begin(job).wait()
+
+
+def test_under_a_limit_it_recovers_and_trains_the_very_same_steps(
+    tmp_path: Path, data: Path, undisturbed: Path
+) -> None:
+    seed = int(os.environ.get("AUTOTUNE_TEST_SEED", random.SystemRandom().randrange(10**6)))
+    # Micro-batch 8 took `top`; a third of that is the process itself before any sample.
+    top = peaks(undisturbed)
+    limit = int(top * random.Random(seed).uniform(0.80, 0.93))
+    print(f"AUTOTUNE_TEST_SEED={seed}: limit {limit} of {top} bytes")
+    job = make_job(tmp_path, data, limit)
+    run = job.parent / "runs" / "real"
+
+    assert autotune(job) == 0, (tmp_path / "terminal").read_text()
+
+    journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    failures = [e["diagnosis"]["failure"] for e in journal if e["event"] == "attempt_ended"]
+    assert failures[0] == "device_oom"
+    assert set(failures[:-1]) == {"device_oom"}
+    assert nobody_left(run)
+    proof = json.loads((run / "known-good" / "proof.json").read_text())
+    assert proof["proven"], proof
+
+    ours, theirs = story_of_steps(run), story_of_steps(undisturbed)
+    assert list(ours) == list(theirs) == [1, 2, 3, 4, 5]
+    for step, (loss, samples) in theirs.items():
+        assert ours[step][1] == samples, step
+        assert ours[step][0] == pytest.approx(loss, rel=2e-4), step
+    assert theirs[5][0] < theirs[1][0]
+
+    relaunch(run / "known-good", tmp_path)
+
+
+def test_killed_outright_and_then_stopped_it_goes_on_to_the_very_same_steps(
+    tmp_path: Path, data: Path, undisturbed: Path
+) -> None:
+    job = make_job(tmp_path, data, None, proof=False)
+    run = job.parent / "runs" / "real"
+
+    supervisor = begin(job)
+    until(lambda: trained(run) >= 1, "a first step", seconds=300)
+    supervisor.kill()
+    supervisor.wait()
+
+    supervisor = begin(job)
+    until(lambda: trained(run) >= 3, "a third step", seconds=300)
+    supervisor.send_signal(signal.SIGINT)
+    assert supervisor.wait(timeout=300) == 4
+    assert nobody_left(run)
+
+    assert autotune(job) == 0, (tmp_path / "terminal").read_text()
+
+    ours, theirs = story_of_steps(run), story_of_steps(undisturbed)
+    assert list(ours) == list(theirs)
+    for step, (loss, samples) in theirs.items():
+        assert ours[step][1] == samples, step
+        assert ours[step][0] == pytest.approx(loss, rel=2e-4), step
+
+
+def trained(run: Path) -> int:
+    """Return the newest step that any attempt of the run reported."""
+    events = run.glob("attempts/*/events/rank0.jsonl")
+    lines = [json.loads(line) for file in events for line in file.read_text().splitlines()]
+    return max((event["step"] for event in lines if event["kind"] == "step"), default=0)
+
+
+def relaunch(known_good: Path, folder: Path) -> None:
+    """Train again from launch.sh where `import autotune` fails."""
+    blocked = folder / "blocked"
+    blocked.mkdir()
+    (blocked / "autotune.py").write_text("raise ImportError('autotune is not here')\n")
+    env = {**os.environ, "PYTHONPATH": str(blocked)}
+    done = subprocess.run(
+        ["sh", str(known_good / "launch.sh")], env=env, cwd=folder, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = (known_good / "output" / "events" / "rank0.jsonl").read_text()
+    assert '"kind": "finished"' in events
+    assert '"micro_batch": 8' not in events
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", [1, 2, 3])
+def test_limits_drawn_at_random_all_end_well(
+    tmp_path: Path, data: Path, undisturbed: Path, draw: int
+) -> None:
+    seed = int(os.environ.get("AUTOTUNE_TEST_SEED", random.SystemRandom().randrange(10**6)))
+    limit = int(peaks(undisturbed) * random.Random(seed + draw).uniform(0.72, 1.05))
+    print(f"AUTOTUNE_TEST_SEED={seed}, draw {draw}: limit {limit} bytes")
+    job = make_job(tmp_path, data, limit)
+
+    assert autotune(job) == 0, (tmp_path / "terminal").read_text()
+
+    ours = story_of_steps(job.parent / "runs" / "real")
+    theirs = story_of_steps(undisturbed)
+    assert {k: v[1] for k, v in ours.items()} == {k: v[1] for k, v in theirs.items()}
+
+
+def test_the_fast_trainer_of_other_tests_says_nothing_the_real_one_does_not(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    fast = fast_job.make_job(tmp_path, {"fits": {"0": 4}})
+    assert fast_job.run(fast) == 0
+
+    real_words = words(undisturbed)
+    for kind, fields in words(fast_job.run_folder(fast)).items():
+        if kind != "exception":  # the undisturbed run has none
+            assert fields <= real_words[kind], kind
+    (real,) = undisturbed.glob("checkpoints/checkpoint-5")
+    assert isinstance(inspect(real), Checkpoint)
+    newest_fast = newest(fast_job.run_folder(fast) / "checkpoints")
+    assert newest_fast is not None
+    for name in ("latest", "trainer_state.json", SENTINEL):
+        assert (real / name).is_file()
+    ours = set(json.loads((newest_fast.path / SENTINEL).read_text()))
+    assert ours <= set(json.loads((real / SENTINEL).read_text()))
+
+
+def words(run: Path) -> dict[str, set[str]]:
+    """Return the kinds of events of a run and the fields of each."""
+    found: dict[str, set[str]] = {}
+    for file in run.glob("attempts/*/events/rank*.jsonl"):
+        for line in file.read_text().splitlines():
+            event = json.loads(line)
+            found.setdefault(event["kind"], set()).update(event)
+    return found
