@@ -1,12 +1,14 @@
 """What every test session is given: compiled extensions kept per user, and patient properties."""
 
 import importlib.metadata
+import os
+import time
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
-from autotune.world import ops_cache
+from autotune.world import ops_cache, shared_memory
 
 # A busy machine makes a property slow without making it wrong.
 settings.register_profile("patient", deadline=None, max_examples=40)
@@ -33,9 +35,18 @@ def compiled_ops(
         except importlib.metadata.PackageNotFoundError:
             yield
             return
+    began = time.time()
     cache, ops = ops_cache.cache_folder(versions), tmp_path_factory.mktemp("ops")
     ops_cache.warm(ops, cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_EXTENSIONS_DIR", str(ops))
         yield
     ops_cache.keep(ops, cache)
+    sweep_shared_memory(began)
+
+
+def sweep_shared_memory(since: float) -> None:
+    """Remove the 66 MiB that each rank of a training started without autotune leaves behind."""
+    for segment in shared_memory.FOLDER.glob(f"deepspeed_allreduce_buffer_{os.getuid()}_*"):
+        if segment.stat().st_mtime >= since:
+            segment.unlink(missing_ok=True)

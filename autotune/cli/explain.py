@@ -8,8 +8,10 @@ from typing import BinaryIO
 
 from autotune.core.evidence import Diagnosis
 from autotune.core.explain import Explanation, Remedies, as_plain, as_text, explain_scanned
+from autotune.core.history import fold
 from autotune.core.scan import Scanner
 from autotune.core.signature import Signatures
+from autotune.world.journal import read_journal
 from autotune.world.line_splitter import LineSplitter
 from autotune.world.signature_file import SignatureFileError, load_signatures
 
@@ -53,7 +55,16 @@ def explain(
 
 
 def explain_log(name: str, signatures: Signatures, exit_code: int | None = None) -> Explanation:
-    """Read one log to its end, in the same memory whatever its length; raises OSError."""
+    """Read one log to its end, in the same memory whatever its length; raises OSError.
+
+    Of a run folder the newest ended attempt is explained as it was diagnosed, from all that was
+    seen of it and not from its log alone.
+    """
+    journal = Path(name) / "journal.jsonl"
+    if journal.is_file():
+        ended = [a.diagnosis for a in fold(read_journal(journal)).attempts if a.diagnosis]
+        if ended:
+            return Explanation(ended[-1], lines=0)
     scanner = Scanner(signatures)
     if name == _STDIN:
         _read(sys.stdin.buffer, scanner)
@@ -67,7 +78,7 @@ def log_of(path: Path) -> Path:
     """Return the newest attempt's log of a run folder, or the path itself."""
     if not path.is_dir():
         return path
-    logs = sorted(path.glob("attempts/*/output.log"), key=lambda log: log.parent.name)
+    logs = sorted(path.glob("attempts/[0-9]*/output.log"), key=lambda log: log.parent.name)
     logs = logs or [log for log in (path / "output.log",) if log.is_file()]
     if not logs:
         raise FileNotFoundError(2, "no attempts/*/output.log in this folder", str(path))

@@ -5,6 +5,7 @@ from pathlib import Path
 from autotune.cli.wiring import all_rungs
 from autotune.core.evidence import Diagnosis
 from autotune.core.facts import FACTS
+from autotune.core.failure import Failure
 from autotune.core.policy import ANYTHING
 from autotune.world.policy_file import find_policy, load_policy
 
@@ -15,6 +16,8 @@ def remedies_for(diagnosis: Diagnosis) -> list[dict[str, str]]:
     Facts about phases are read from the diagnosis; facts about a plan are unknown here, and a
     rule that needs one is passed over.
     """
+    if diagnosis.failure is Failure.NONE:
+        return []
     rungs = all_rungs()
     policy = load_policy(find_policy("default", Path()), rungs)
     for rule in policy.rules:

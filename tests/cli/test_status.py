@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from autotune.cli.explain import explain
+from autotune.cli.remedies import remedies_for
 from autotune.cli.status import status
 from autotune.cli.stop import stop
 from autotune.core.fault import InputError
@@ -88,3 +90,17 @@ def test_stopping_a_run_that_nobody_supervises_changes_nothing(tmp_path: Path) -
     assert stop(run_folder(job)) == 0
 
     assert (run_folder(job) / "control.json").read_text() == before
+
+
+def test_explain_of_a_run_tells_what_ended_its_newest_attempt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = make_job(tmp_path, {"fits": {"0": 0}}, limits={"attempts": 1})
+    assert run(job) == 1
+
+    assert explain([str(run_folder(job))], as_json=True, remedy_for=remedies_for) == 0
+
+    told = json.loads(capsys.readouterr().out)
+    assert (told["failure"], told["rank"], told["phase"]) == ("device_oom", 0, "forward")
+    assert told["memory"]["limit_bytes"] == 2 * 2**30
+    assert told["remedy"][0]["rung"] == "shrink_buckets"
