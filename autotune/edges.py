@@ -186,10 +186,10 @@ class Stage(Protocol):
         """Start the attempt; raises CannotLaunch."""
         ...
 
-    def recover(self, launch: Launch) -> Evidence | None:
+    def recover(self, launch: Launch, started: AttemptStarted | None) -> Evidence | None:
         """End what a dead supervisor left of this attempt and return what is known of it.
 
-        None when it had not been started.
+        None when it had not been started; `started` is None when that was not written down.
         """
         ...
 
@@ -202,6 +202,10 @@ class Stage(Protocol):
 
     def write_known_good(self, step: Finish, story: Story) -> None:
         """Write the known-good folder, with the story as comments."""
+        ...
+
+    def tidy(self, launch: Launch) -> None:
+        """Remove the checkpoints that this attempt left half-written."""
         ...
 
     def keep(self, ended: AttemptEnded) -> None:

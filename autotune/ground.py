@@ -4,15 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotune.core.allocator import NEW_NAME, OLD_NAME, merge, show
+from autotune.core.compatibility import parse_version
 from autotune.core.job import Job
 from autotune.core.plan import Device, Plan
 from autotune.core.policy import Policy
 from autotune.core.rung import Rung, Surroundings
 from autotune.core.signature import Signatures
 from autotune.frameworks.framework import Framework, Looked
+from autotune.launchers import deepspeed
 from autotune.world.gpu import Gpus
 from autotune.world.run_folder import RunFolder
 from autotune.world.yaml_files import Document
+
+# The allocator configuration has a cap of its own from here on (pytorch#161035).
+FRACTION_SINCE = (2, 10)
 
 
 @dataclass(frozen=True)
@@ -36,3 +42,25 @@ class Ground:
     signatures: Signatures
     around: Surroundings
     start: Plan
+    inputs: Mapping[str, str]  # digests of what the job names by path
+
+    @property
+    def allocator_limit(self) -> int | None:
+        """The cap of each GPU's allocator, bytes: the limit less what lies outside of it."""
+        limit = self.job.devices.memory_limit
+        if limit is None or self.device == "cpu":
+            return limit
+        return max(0, limit - self.policy.limits.cuda_context)
+
+    def environment(self, plan: Plan) -> dict[str, str]:
+        """Return what a plan and the device put into the training's environment."""
+        env = deepspeed.environment(self.device)
+        settings = plan.allocator
+        total, limit = self.gpus.total_bytes(), self.allocator_limit
+        torch = parse_version(self.versions.get("torch", "0"))
+        if self.device == "cuda" and limit and total and torch >= FRACTION_SINCE:
+            fraction = ("per_process_memory_fraction", f"{min(1.0, limit / total):.4f}")
+            settings = merge(settings, (fraction,))
+        if settings:
+            env[NEW_NAME if torch >= (2, 9) else OLD_NAME] = show(settings)
+        return env

@@ -11,7 +11,6 @@ from ruamel.yaml import YAML
 
 from autotune.core.allocator import NEW_NAME, OLD_NAME, show
 from autotune.core.history import Story
-from autotune.core.job import absolute
 from autotune.core.known_good import as_json, launch_script, proof_file, story_comments
 from autotune.core.plan import Plan
 from autotune.frameworks.finetune import settings_with_plan, train_file
@@ -19,6 +18,7 @@ from autotune.frameworks.framework import Setting
 from autotune.ground import Ground
 from autotune.launchers import deepspeed
 from autotune.world.files import make_folder, write_text
+from autotune.world.policy_file import find_policy, is_path
 
 RELAUNCH_PORT = 29555
 
@@ -65,8 +65,8 @@ def known_good_job(ground: Ground, plan: Plan) -> str:
     if plan.allocator:
         env = {k: v for k, v in ground.job.env.items() if k not in (NEW_NAME, OLD_NAME)}
         job["env"] = {**env, NEW_NAME: show(plan.allocator)}
-    if "/" in ground.job.policy:
-        job["policy"] = absolute(ground.job.policy, str(ground.job_folder))
+    if is_path(ground.job.policy):
+        job["policy"] = str(find_policy(ground.job.policy, ground.job_folder))
     if ground.job.python:
         job["python"] = ground.python
     text = io.StringIO()

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autotune import child
-from autotune.core.allocator import NEW_NAME, OLD_NAME, merge, show
-from autotune.core.carry import Carry, CarryKind, WantedShape, conversion_request
+from autotune.core.carry import (
+    Carry,
+    SavedShape,
+    WantedShape,
+    conversion_request,
+    decide_carry,
+)
 from autotune.core.codec import to_plain
-from autotune.core.compatibility import parse_version
 from autotune.core.decide import Saved, shape_of
 from autotune.core.evidence import Evidence, Gap
 from autotune.core.failure import Role
@@ -18,7 +22,15 @@ from autotune.core.fault import CannotLaunch, CannotRecord, Fault
 from autotune.core.history import Story
 from autotune.core.plan import Plan
 from autotune.core.proof import judge_proof
-from autotune.core.record import AttemptEnded, Finish, Launch, Prepared, Prove, Proved
+from autotune.core.record import (
+    AttemptEnded,
+    AttemptStarted,
+    Finish,
+    Launch,
+    Prepared,
+    Prove,
+    Proved,
+)
 from autotune.edges import Asked, Clock, Command, Teller
 from autotune.frameworks.framework import Setting
 from autotune.ground import Ground
@@ -33,13 +45,11 @@ from autotune.world.conversion import convert
 from autotune.world.environment import child_environment, free_port
 from autotune.world.files import make_folder, write_json, write_text
 from autotune.world.host import MemorySampler
-from autotune.world.process import RunningAttempt, Survivors, end_all
+from autotune.world.process import RunningAttempt, Survivors, boot_id, end_all
 from autotune.world.shared_memory import prefix_of
 
 TRAINER = Path(child.__file__).parent / "finetune.py"
 CONVERTER = Path(child.__file__).parent / "convert.py"
-# The allocator configuration has a cap of its own from here on (pytorch#161035).
-FRACTION_SINCE = (2, 10)
 
 
 class RunStage:
@@ -88,17 +98,16 @@ class RunStage:
         """Start the attempt."""
         ground = self._ground
         folder = ground.folder.attempt(launch.attempt)
-        removed = checkpoints.remove_broken(ground.folder.checkpoints, launch.checkpoint_step)
-        for name in removed:
-            self._tell.note(f"{name} was only half written and is removed")
         return self._spawn(launch.plan, launch.carry, launch.attempt, folder, resume, "train")
 
-    def recover(self, launch: Launch) -> Evidence | None:
+    def recover(self, launch: Launch, started: AttemptStarted | None) -> Evidence | None:
         """End what a dead supervisor left of this attempt and return what is known of it."""
         ground = self._ground
         folder = ground.folder.attempt(launch.attempt)
         survivors = Survivors(self._mark(folder))
-        left = bool(survivors.alive())
+        # Nothing outlives a boot, and process ids of another one are strangers.
+        rebooted = started is not None and started.boot_id != boot_id()
+        left = not rebooted and bool(survivors.alive())
         if not left and not (folder / "output.log").exists():
             return None
         if left:
@@ -111,8 +120,11 @@ class RunStage:
             sign.role is Role.ROOT for sign in live.channel.signs()
         )
         by_us = None if said_why and not left else "supervisor_lost"
-        gap = Gap("exit code", "another supervisor started it and died before it ended")
-        return gather(live, launch.attempt, None, by_us, None, (gap,))
+        why = "another supervisor started it and died before it ended"
+        gap = Gap("exit code", "the machine was started anew" if rebooted else why)
+        view = live.channel.view
+        seconds = max(0.0, (view.last_at or 0) - (view.first_at or 0))
+        return gather(live, launch.attempt, None, by_us, seconds, (gap,))
 
     def prove(self, step: Prove) -> Proved | None:
         """Load the last checkpoint in a throwaway process, run one step and one evaluation."""
@@ -120,7 +132,8 @@ class RunStage:
         folder = ground.folder.path / "attempts" / "proof"
         end_all(Survivors(self._mark(folder)), ground.policy.limits.term_grace)
         shutil.rmtree(folder, ignore_errors=True)
-        carry = Carry(CarryKind.SAME, "the plan that wrote it")
+        shape = shape_of(step.plan)
+        carry = decide_carry(SavedShape(**shape), WantedShape(**shape))
         live = self._spawn(step.plan, carry, step.attempt, folder, step.checkpoint, "prove")
         evidence = watch(
             live,
@@ -139,14 +152,20 @@ class RunStage:
         """Write the known-good folder."""
         ground = self._ground
         target = ground.folder.known_good
-        carry = Carry(CarryKind.FRESH, "a relaunch begins anew")
+        carry = decide_carry(None, WantedShape(**shape_of(step.plan)))
         setting = self._setting(step.plan, carry, 1, target, None, "train")
         try:
-            write_known_good(ground, setting, story, self._environment(step.plan), TRAINER)
+            write_known_good(ground, setting, story, ground.environment(step.plan), TRAINER)
         except OSError as error:
             text = f"the known-good could not be written ({error.strerror})"
             hint = "free disk space, then start the same command again; the training is done"
             raise CannotRecord(Fault(text, str(target), hint)) from error
+
+    def tidy(self, launch: Launch) -> None:
+        """Remove the checkpoints that this attempt left half-written."""
+        folder = self._ground.folder.checkpoints
+        for name in checkpoints.remove_broken(folder, launch.checkpoint_step):
+            self._tell.note(f"{name} was only half written and is removed")
 
     def keep(self, ended: AttemptEnded) -> None:
         """Lay the diagnosis beside the output, drop the staged copy, keep what was compiled."""
@@ -192,7 +211,7 @@ class RunStage:
             ground.gpu_indices,
             port,
         )
-        ours = self._environment(plan)
+        ours = ground.environment(plan)
         ours["TORCH_EXTENSIONS_DIR"] = str(ground.folder.ops)
         job = ground.job
         env = child_environment(ground.python, job.env, job.env_from, ours)
@@ -203,9 +222,11 @@ class RunStage:
         write_json(folder / "plan.json", to_plain(plan))
         cgroup = self._cgroup(folder)
         command = Command(argv, env, str(folder))
-        running = RunningAttempt(attempt, self._mark(folder), command, folder / "output.log")
-        if isinstance(cgroup, Cgroup):
-            cgroup.add(running.identity.pid)
+        inside = cgroup.path if isinstance(cgroup, Cgroup) else None
+        if isinstance(cgroup, Gap):
+            self._tell.note(f"host_memory_limit is not enforced: {cgroup.why}")
+        mark, output = self._mark(folder), folder / "output.log"
+        running = RunningAttempt(attempt, mark, command, output, inside)
         return self._live(attempt, folder, running, cgroup)
 
     def _live(
@@ -247,22 +268,8 @@ class RunStage:
             load_universal=carry.load_universal,
             ds_overrides=carry.ds_overrides,
             mode=mode,
+            limit_bytes=ground.allocator_limit,
         )
-
-    def _environment(self, plan: Plan) -> dict[str, str]:
-        """Return what the plan and the device put into the training's environment."""
-        ground = self._ground
-        env = deepspeed.environment(ground.device)
-        settings = plan.allocator
-        total, limit = ground.gpus.total_bytes(), ground.job.devices.memory_limit
-        torch = parse_version(ground.versions.get("torch", "0"))
-        if ground.device == "cuda" and limit and total and torch >= FRACTION_SINCE:
-            share = max(0.0, limit - ground.policy.limits.cuda_context) / total
-            fraction = ("per_process_memory_fraction", f"{min(1.0, share):.4f}")
-            settings = merge(settings, (fraction,))
-        if settings:
-            env[NEW_NAME if torch >= (2, 9) else OLD_NAME] = show(settings)
-        return env
 
     def _cgroup(self, folder: Path) -> Cgroup | Gap | None:
         limit = self._ground.job.devices.host_memory_limit
@@ -282,7 +289,9 @@ class RunStage:
                 break
             self._clock.sleep(0.5)
         end_all(survivors, ground.policy.limits.term_grace)
-        ground.folder.clear_stop()
+        self._asked.read()  # what the owner asked for meanwhile is heard before it is cleared
+        if ground.folder.stop_asked_by() is None:
+            ground.folder.clear_stop()
 
     def _convert(self, request: Mapping[str, object], attempt: int) -> dict[str, object]:
         ground = self._ground

@@ -24,7 +24,7 @@ from autotune.core.record import (
     Waited,
 )
 from autotune.edges import Asked, Clock, Journal, Stage, Teller
-from autotune.watch import watch
+from autotune.watch import by_files, watch
 
 FINISHED, GAVE_UP, STOPPED = 0, 1, 4  # exit codes of `autotune run`
 WAIT_POLL_SECONDS = 1.0
@@ -79,36 +79,45 @@ class Supervisor:
 
     def _attempt(self, launch: Launch) -> None:
         if self.replayed is launch:
-            left = self.stage.recover(launch)
+            left = self.stage.recover(launch, self.story.attempts[-1].started)
             if left is not None:
-                self._attempt_ended(left, diagnose(left))
+                self._attempt_ended(launch, left)
                 return
         prepared = self.stage.prepare(launch)
         if prepared is not None and not prepared.ok and self.asked.read().stop_by:
             cut = Evidence(
                 launch.attempt, ended_by_us="stop", checkpoint_step=launch.checkpoint_step
             )
-            self._attempt_ended(cut, diagnose(cut))
+            self._attempt_ended(launch, cut)
             return
         if prepared is not None:
             self._write(prepared)
             if not prepared.ok:
                 evidence = Evidence(launch.attempt, checkpoint_step=launch.checkpoint_step)
                 mismatch = Failure.CHECKPOINT_MISMATCH
-                self._attempt_ended(evidence, Diagnosis(mismatch, 1.0, prepared.why))
+                self._attempt_ended(launch, evidence, Diagnosis(mismatch, 1.0, prepared.why))
                 return
         live = self.stage.start(launch, prepared.resume if prepared else launch.checkpoint)
-        self._write(live.child.identity)
         outlook = self.outlook()
         left_seconds = outlook.job.limits.wall - self.story.attempt_seconds
+        limits = outlook.policy.limits
+        try:
+            self._write(live.child.identity)
+        except BaseException:
+            live.child.end(limits.term_grace)  # nothing is left that nobody watches
+            raise
         evidence = watch(
-            live, launch.attempt, self.asked, self.clock, outlook.policy.limits, left_seconds,
-            self.tell,
-        )  # fmt: skip
-        self._attempt_ended(evidence, diagnose(evidence))
+            live, launch.attempt, self.asked, self.clock, limits, left_seconds, self.tell
+        )
+        self._attempt_ended(launch, evidence)
 
-    def _attempt_ended(self, evidence: Evidence, diagnosis: Diagnosis) -> None:
-        event = AttemptEnded(evidence.attempt, evidence, diagnosis)
+    def _attempt_ended(
+        self, launch: Launch, seen: Evidence, diagnosis: Diagnosis | None = None
+    ) -> None:
+        # A half-written checkpoint may hold the very room the journal needs.
+        self.stage.tidy(launch)
+        evidence = by_files(seen, self.stage.saved())
+        event = AttemptEnded(evidence.attempt, evidence, diagnosis or diagnose(evidence))
         self._write(event)
         self.stage.keep(event)
 

@@ -1,5 +1,8 @@
 """The inner loop: watches one attempt until nothing of it runs any more, and says what it saw."""
 
+import dataclasses
+
+from autotune.core.decide import Saved
 from autotune.core.evidence import Evidence, Gap
 from autotune.core.policy import Thresholds
 from autotune.core.vigil import Act, Glance, Vigil, watch_over
@@ -24,6 +27,30 @@ def watch(
     `seconds_left` is what the run's wall limit leaves.
     """
     began = clock.monotonic()
+    try:
+        ended, by_us = _until_it_ends(live, attempt, asked, clock, limits, seconds_left, tell)
+    except BaseException:
+        live.child.end(limits.term_grace)  # trouble of our own leaves nothing that nobody watches
+        raise
+    gone = live.child.end(limits.term_grace)
+    live.channel.close()
+    gaps = live.settle()
+    if not gone:
+        gaps += (Gap("processes", "some of the attempt outlived SIGKILL"),)
+    return gather(live, attempt, ended, by_us, clock.monotonic() - began, gaps)
+
+
+def _until_it_ends(
+    live: Live,
+    attempt: int,
+    asked: Asked,
+    clock: Clock,
+    limits: Thresholds,
+    seconds_left: float | None,
+    tell: Teller,
+) -> tuple[Exit | None, str | None]:
+    """Return how the launcher ended, when it did by itself, and why we ended it, when we did."""
+    began = clock.monotonic()
     vigil, polls = Vigil(), 0
     while (ended := live.child.poll()) is None:
         live.channel.poll()
@@ -40,16 +67,25 @@ def watch(
         )
         vigil, act = watch_over(vigil, glance, limits)
         if act is Act.ASK_SAVE:
-            live.ask_save(interrupts.stop_by or "the job's wall limit")
+            by = interrupts.stop_by or "the job's wall limit"
+            tell.note(f"asked to stop by {by}: saving at the next step; once more ends at once")
+            live.ask_save(by)
         if act in (Act.END, Act.KILL):
             live.child.end(limits.term_grace, hurry=act is Act.KILL)
             break
         polls += 1
         clock.sleep(FIRST_POLLS_SECONDS if polls <= QUICK_POLLS else POLL_SECONDS)
-    live.child.end(limits.term_grace)
-    live.channel.close()
-    gaps = live.settle()
-    return gather(live, attempt, ended, vigil.ended_by_us, clock.monotonic() - began, gaps)
+    return ended, vigil.ended_by_us
+
+
+def by_files(evidence: Evidence, saved: Saved | None) -> Evidence:
+    """Return the evidence with what the checkpoints on disk add: events can be lost, files not."""
+    if saved is None:
+        return evidence
+    reached = max(saved.step, evidence.checkpoint_step or 0)
+    total = evidence.total_steps
+    finished = evidence.finished or (total is not None and reached >= total)
+    return dataclasses.replace(evidence, checkpoint_step=reached, finished=finished)
 
 
 def gather(

@@ -839,8 +839,8 @@ class Supervised:
         torch.distributed.barrier()
         if self.args.process_index == 0:
             mark_complete(folder, self.state.global_step, self.settings)
-            keep_newest(Path(self.args.output_dir), self.settings["checkpoints"]["keep"])
             self.reporter.emit("checkpoint", step=self.state.global_step, path=str(folder))
+            keep_newest(Path(self.args.output_dir), self.settings["checkpoints"]["keep"])
         self.reporter.enter("train")
 
 

@@ -106,6 +106,18 @@ def _same_run(ground: Ground, story: Story) -> Ground:
         text += "its name, settings or global batch were changed)"
         hint = "choose another with --run-dir, or give the job another name"
         raise InputError(Fault(text, str(ground.folder.path), hint))
+    for key, before in started.inputs.items():
+        if ground.inputs.get(key, before) != before:
+            text = f"what `{key}` names has changed since this run began; going on would train "
+            text += "other samples or another model from the middle"
+            hint = "put the old content back, or start a new run with --run-dir"
+            raise InputError(Fault(text, ground.document.where("settings"), hint))
+    ranks, device = started.plan.world_size, started.device
+    if (ground.device, ground.start.world_size) != (device, ranks):
+        text = f"this run began on {ranks} ranks of device {device}, and now there are "
+        text += f"{ground.start.world_size} of device {ground.device}"
+        hint = f"give it {ranks} again, or start a new run with --run-dir"
+        raise InputError(Fault(text, ground.document.where("devices"), hint))
     return dataclasses.replace(ground, run_id=started.run_id, start=started.plan)
 
 
@@ -123,4 +135,5 @@ def _opening(ground: Ground, story: Story) -> Event:
         policy=policy,
         policy_digest=policy_digest,
         autotune=__version__,
+        inputs=dict(ground.inputs),
     )

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from autotune.cli.stop import orphans
 from autotune.cli.terminal import describe
 from autotune.core.codec import to_plain
 from autotune.core.fault import Fault, InputError
@@ -58,9 +59,11 @@ def _view(folder: RunFolder, attempt: Attempt | None) -> View:
 
 def _state(folder: RunFolder, story: Story) -> str:
     if holder(folder) is None:
-        # Nobody supervises: without a last word it was interrupted, and can be gone on with.
-        return story.ended.state if story.ended else "stopped"
-    if story.stop_asked or folder.stop_asked_by():
+        if story.ended:
+            return story.ended.state
+        # Nobody supervises: the training may live on alone; else the run can be gone on with.
+        return "running" if orphans(folder) else "stopped"
+    if story.stop_asked or folder.tells_stop():
         return "stopping"
     return "waiting" if isinstance(story.pending, Wait) else "running"
 

@@ -6,7 +6,7 @@ import time
 from typing import TextIO
 
 from autotune.core.record import Event
-from autotune.core.sentence import say
+from autotune.core.sentence import printable, say
 from autotune.core.units import show_bytes
 from autotune.core.view import View
 
@@ -51,7 +51,7 @@ class Terminal:
         # When nobody reads any more, the journal still has it all.
         with contextlib.suppress(OSError, ValueError):
             for line in text.split("\n"):
-                print(stamp + _printable(line), file=self._stream, flush=True)
+                print(stamp + printable(line), file=self._stream, flush=True)
                 stamp = " " * len(stamp)
 
 
@@ -106,8 +106,3 @@ def describe(view: View, bytes_now: int | None, limit: int | None) -> str:
         return f"{view.phase.value if view.phase else 'starting'}, memory {memory}"
     loss = "?" if view.loss is None else f"{view.loss:.4f}"
     return f"step {view.step}/{view.total or '?'}  loss {loss}  memory {memory}"
-
-
-def _printable(text: str) -> str:
-    # What a child said may stand in a sentence of ours; its control characters may not.
-    return "".join(char if char.isprintable() else "?" for char in text)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune import rungs as rung_folder
+from autotune.cli.devices import Chosen, choose_devices
 from autotune.core.allocator import NEW_NAME, OLD_NAME
 from autotune.core.carry import CHANGE_DTYPE, RESET_OPTIMIZER
 from autotune.core.compatibility import conflicts
@@ -18,6 +19,7 @@ from autotune.core.fault import AutotuneError, Fault, InputError, nearest
 from autotune.core.job import Job
 from autotune.core.model_size import CHECKPOINT_BYTES_PER_PARAMETER, parameters
 from autotune.core.plan import Device
+from autotune.core.policy import Policy
 from autotune.core.rung import Rung, Surroundings
 from autotune.core.units import show_bytes
 from autotune.frameworks.finetune import Finetune, FinetuneSettings
@@ -25,7 +27,7 @@ from autotune.frameworks.framework import Looked
 from autotune.ground import Ground
 from autotune.world.dataset import check_dataset
 from autotune.world.environment import missing_names, training_python, versions
-from autotune.world.gpu import Gpus, find_gpus
+from autotune.world.gpu import find_gpus
 from autotune.world.model_folder import read_model, tokenizer_faults
 from autotune.world.policy_file import find_policy, load_policy
 from autotune.world.run_folder import RunFolder
@@ -33,7 +35,6 @@ from autotune.world.signature_file import load_signatures
 from autotune.world.yaml_files import Document, read_document, validate
 
 CONSENTS = (RESET_OPTIMIZER, CHANGE_DTYPE)  # what a carry may need
-MOST_CPU_RANKS = 2
 
 
 def all_rungs() -> dict[str, Rung]:
@@ -52,8 +53,12 @@ def run_folder_of(job: Job, job_file: Path, named: Path | None) -> RunFolder:
 
 def identity(job: Job) -> str:
     """Return what makes two files the same job: limits and permissions may be edited between."""
-    parts = [job.name, job.framework, job.settings, job.batch.global_]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of([job.name, job.framework, job.settings, job.batch.global_])
+
+
+def digest_of(value: Any) -> str:
+    """Return what names this content of plain values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Survey:
@@ -92,23 +97,21 @@ def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
     python = training_python(job.python, document.path.parent)
     installed: dict[str, str] = survey.attempt(versions, python) or {}
     gpus = find_gpus()
-    device = _device(gpus, installed)
-    gpu_indices, ranks = survey.attempt(_ranks, job, document, gpus, device) or ((), 1)
-    framework = Finetune()
-    looked = Looked()
-    if settings is not None:
-        looked = _look(settings, document)
-        survey.faults += looked.faults
-        where = document.where("settings")
-        survey.faults += framework.faults(job, looked, ranks, where)
+    where = document.where("devices", "use")
+    chosen = survey.attempt(choose_devices, job, gpus, installed, where) or Chosen("cpu", (), 1)
+    device, gpu_indices, ranks = chosen.device, chosen.indices, chosen.ranks
+    gpus.indices = gpu_indices or None
+    framework, where = Finetune(), document.where("settings")
+    looked = Looked() if settings is None else _look(settings, document)
+    survey.faults += looked.faults
+    survey.faults += framework.faults(job, looked, ranks, where) if settings else []
     folder = run_folder_of(job, document.path, run_dir)
     survey.faults += _disk_faults(looked, job, folder)
     survey.end()
     start = framework.start(job, looked, ranks)
+    survey.faults += _limit_faults(job, policy, device, document)
     clashes = conflicts(start, device, installed)
-    survey.faults += [
-        Fault(row.why, document.where("settings"), f"source: {row.source}") for row in clashes
-    ]
+    survey.faults += [Fault(row.why, where, f"source: {row.source}") for row in clashes]
     survey.end()
     return Ground(
         run_id=run_id,
@@ -134,7 +137,17 @@ def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
             platform=_platform(),
         ),
         start=start,
+        inputs=looked.inputs,
     )
+
+
+def _limit_faults(job: Job, policy: Policy, device: Device, document: Document) -> list[Fault]:
+    limit, context = job.devices.memory_limit, policy.limits.cuda_context
+    if device == "cpu" or limit is None or limit > context:
+        return []
+    text = f"`memory_limit` leaves nothing beside the {show_bytes(context)} that CUDA itself takes "
+    text += "(`cuda_context` of the policy)"
+    return [Fault(text, document.where("devices", "memory_limit"), "allow more memory")]
 
 
 def _settings(document: Document) -> FinetuneSettings | None:
@@ -175,33 +188,6 @@ def _name_faults(job: Job, document: Document, rungs: dict[str, Rung]) -> list[F
     return faults
 
 
-def _device(gpus: Gpus, installed: dict[str, str]) -> Device:
-    cpu_build = installed.get("torch", "").endswith("+cpu")
-    return "cuda" if gpus.present() and not cpu_build else "cpu"
-
-
-def _ranks(job: Job, document: Document, gpus: Gpus, device: Device) -> tuple[tuple[int, ...], int]:
-    use = job.devices.use
-    where = document.where("devices", "use")
-    if device == "cpu":
-        if isinstance(use, list):
-            text = "`devices.use` names GPUs, and the training would run on the CPU"
-            raise InputError(Fault(text, where, gpus.why_none or "the torch build has no CUDA"))
-        return (), use if isinstance(use, int) else min(MOST_CPU_RANKS, os.cpu_count() or 1)
-    present = [gpu.index for gpu in gpus.present()]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if visible and all(part.strip().isdigit() for part in visible.split(",")):
-        present = [int(part) for part in visible.split(",") if int(part) in present]
-    if use == "auto":
-        return tuple(present), len(present)
-    wanted = list(range(use)) if isinstance(use, int) else use
-    chosen = tuple(present[: len(wanted)] if isinstance(use, int) else wanted)
-    if len(chosen) < len(wanted) or not set(chosen) <= set(present) or not chosen:
-        text = f"`devices.use` asks for {use}, and the GPUs here are {present}"
-        raise InputError(Fault(text, where, "name fewer, or say auto"))
-    return chosen, len(chosen)
-
-
 def _look(settings: FinetuneSettings, document: Document) -> Looked:
     folder = document.path.parent
     faults: list[Fault] = []
@@ -219,16 +205,20 @@ def _look(settings: FinetuneSettings, document: Document) -> Looked:
     elif settings.tokenizer is not None:
         text = "the tokenizer folder does not exist"
         faults.append(Fault(text, str(folder / settings.tokenizer), "check the path"))
-    samples, found = check_dataset(folder / settings.data.train)
+    inputs = {}
+    inputs["data.train"], found = check_dataset(folder / settings.data.train)
     faults += found
     if settings.data.eval is not None:
-        faults += check_dataset(folder / settings.data.eval)[1]
+        inputs["data.eval"], found = check_dataset(folder / settings.data.eval)
+        faults += found
     deepspeed, found = _deepspeed(settings, folder)
     faults += found
+    inputs["deepspeed"] = digest_of(deepspeed)
+    inputs["model"] = digest_of(config)
     count = parameters(config or {}) if settings.method == "full" else None
     size = count * CHECKPOINT_BYTES_PER_PARAMETER if count else None
     allocator = os.environ.get(NEW_NAME, os.environ.get(OLD_NAME, ""))
-    return Looked(config, tuple(faults), samples, size, deepspeed, allocator)
+    return Looked(config, tuple(faults), inputs, size, deepspeed, allocator)
 
 
 def _deepspeed(settings: FinetuneSettings, folder: Path) -> tuple[dict[str, Any], list[Fault]]:

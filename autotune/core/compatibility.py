@@ -23,6 +23,7 @@ class Conflict:
     package: str | None = None
     since: str | None = None
     before: str | None = None
+    absent: bool = False  # it holds where `package` is not installed at all
 
 
 CONFLICTS: tuple[Conflict, ...] = (
@@ -37,6 +38,14 @@ CONFLICTS: tuple[Conflict, ...] = (
         lambda plan, _: plan.offload_param and plan.zero_stage != 3,
         "parameters can be offloaded at ZeRO stage 3 only",
         "DeepSpeed, runtime/zero/config.py",
+    ),
+    Conflict(
+        "four_bit_without_bitsandbytes",
+        lambda plan, _: plan.quantization != "none",
+        "4-bit weights need bitsandbytes in the training's Python",
+        "bitsandbytes",
+        package="bitsandbytes",
+        absent=True,
     ),
     Conflict(
         "four_bit_param_offload",
@@ -103,6 +112,8 @@ def parse_version(text: str) -> Version:
 def _concerns(row: Conflict, versions: dict[str, str]) -> bool:
     if row.package is None:
         return True
+    if row.absent:
+        return bool(versions) and row.package not in versions
     if row.package not in versions:
         return False
     version = parse_version(versions[row.package])

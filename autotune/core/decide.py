@@ -73,6 +73,10 @@ def _climb(story: Story, outlook: Outlook) -> Step:
     means = Means(
         outlook.job, outlook.policy, outlook.rungs, lambda plan: carry_to(plan, story, outlook)
     )
+    _, rule = outlook.policy.rule_for(scene)
+    if story.taken_up_again and not rule.try_:
+        # What no rung can mend is mended by a person, who has now started the run again.
+        return _launch(story, outlook, beaten.plan, "the owner started it again")
     choice: Choice = choose(scene, story, means)
     if choice.plan is None or choice.remedy is None:
         return GiveUp(choice.why_not, choice.passed_over)

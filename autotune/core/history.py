@@ -13,12 +13,14 @@ from autotune.core.record import (
     Decided,
     Ended,
     Event,
+    GiveUp,
     Launch,
     Prepared,
     Prove,
     Proved,
     RunStarted,
     Step,
+    Stop,
     StopAsked,
     Wait,
     Waited,
@@ -64,6 +66,7 @@ class Story:
     proof: Proved | None = None
     stop_asked: StopAsked | None = None
     ended: Ended | None = None
+    taken_up_again: bool = False  # the owner started it again after it was given up
 
     @property
     def last(self) -> Attempt | None:
@@ -118,7 +121,7 @@ def tell(story: Story, event: Event) -> Story:
     if isinstance(event, RunStarted):
         return dataclasses.replace(story, started=event)
     if isinstance(event, WentOn):
-        return dataclasses.replace(story, ended=None, stop_asked=None)
+        return _went_on(story)
     if isinstance(event, Decided):
         return _decided(story, event.step)
     if isinstance(event, (Prepared, AttemptStarted, AttemptEnded)):
@@ -135,6 +138,16 @@ def tell(story: Story, event: Event) -> Story:
         pending = None if isinstance(story.pending, (Wait, Prove)) else story.pending
         return dataclasses.replace(story, stop_asked=event, pending=pending)
     return dataclasses.replace(story, ended=event, pending=None)
+
+
+def _went_on(story: Story) -> Story:
+    # To end was the word of the start before this one; what else was decided is still to be done.
+    pending = None if isinstance(story.pending, (Stop, GiveUp)) else story.pending
+    gave_up = story.ended is not None and story.ended.state == "gave_up"
+    gave_up = gave_up or isinstance(story.pending, GiveUp)
+    return dataclasses.replace(
+        story, ended=None, stop_asked=None, pending=pending, taken_up_again=gave_up
+    )
 
 
 def _decided(story: Story, step: Step) -> Story:
@@ -156,6 +169,10 @@ def _attempted(story: Story, event: Prepared | AttemptStarted | AttemptEnded) ->
             attempts[index], evidence=event.evidence, diagnosis=event.diagnosis
         )
         return dataclasses.replace(
-            story, attempts=tuple(attempts), pending=None, waited_since_end=False
+            story,
+            attempts=tuple(attempts),
+            pending=None,
+            waited_since_end=False,
+            taken_up_again=False,
         )
     return dataclasses.replace(story, attempts=tuple(attempts))

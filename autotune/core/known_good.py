@@ -4,10 +4,9 @@ import json
 import shlex
 from typing import Any
 
-from autotune.core.allocator import NEW_NAME, OLD_NAME, show
 from autotune.core.history import Story
 from autotune.core.plan import Plan
-from autotune.core.sentence import changed_from_start, say_plan, tell_story
+from autotune.core.sentence import changed_from_start, printable, say_plan, tell_story
 
 
 def story_comments(story: Story, plan: Plan) -> str:
@@ -22,7 +21,9 @@ def story_comments(story: Story, plan: Plan) -> str:
         "The story:",
         *tell_story(story),
     ]
-    return "".join(f"# {line}".rstrip() + "\n" for text in lines for line in text.split("\n"))
+    # What a child said stands in here; a bare carriage return would end the comment.
+    shown = (printable(line) for text in lines for line in text.split("\n"))
+    return "".join(f"# {line}".rstrip() + "\n" for line in shown)
 
 
 def proof_file(story: Story, plan: Plan) -> dict[str, Any]:
@@ -72,17 +73,6 @@ def launch_script(
 
 def _in_quotes(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
-
-
-def allocator_environment(settings: tuple[tuple[str, str], ...], names_new: bool) -> dict[str, str]:
-    """Return the environment that puts allocator settings into force; empty without any.
-
-    The old name alone is set for torch before 2.9, which does not read the new one; later
-    versions warn when they meet the old name.
-    """
-    if not settings:
-        return {}
-    return {(NEW_NAME if names_new else OLD_NAME): show(settings)}
 
 
 def as_json(value: Any) -> str:

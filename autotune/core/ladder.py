@@ -25,6 +25,12 @@ BROKEN_BY: dict[Failure, tuple[str, ...]] = {
     Failure.QUANTIZATION_CONFLICT: ("quantization",),
 }
 
+# Where a rung was just taken and no step came after it, the rung is to blame and not the job.
+BREAKS_AT_START = frozenset({
+    Failure.MISSING_DEPENDENCY, Failure.CONFIG_ERROR, Failure.USER_CODE_ERROR,
+    Failure.DTYPE_KERNEL_GAP,
+})  # fmt: skip
+
 # What ended an attempt and says nothing of its plan, which may be chosen again.
 NO_FAULT_OF_THE_PLAN = frozenset({
     Failure.NONE, Failure.RENDEZVOUS_PORT, Failure.COLLECTIVE_ERROR, Failure.COLLECTIVE_TIMEOUT,
@@ -81,10 +87,20 @@ def choose(scene: Scene, story: Story, means: Means) -> Choice:
 
 
 def broken_settings(attempt: Attempt) -> dict[str, Any]:
-    """Return the settings, with their values, that were on and that the failure is one of."""
-    names = BROKEN_BY.get(attempt.failure, ()) if attempt.failure else ()
-    values = {name: getattr(attempt.plan, name) for name in names}
-    return {name: value for name, value in values.items() if value not in (False, "none")}
+    """Return the settings, with their values, that the failure is one of.
+
+    Those of BROKEN_BY that were on; and where a rung of ours was taken and the training then did
+    not even come to a step, what that rung set.
+    """
+    if attempt.failure is None:
+        return {}
+    values = {name: getattr(attempt.plan, name) for name in BROKEN_BY.get(attempt.failure, ())}
+    broken = {name: value for name, value in values.items() if value not in (False, "none")}
+    remedy, evidence = attempt.launch.remedy, attempt.evidence
+    if attempt.failure in BREAKS_AT_START and remedy and evidence and not evidence.started_training:
+        names = (change.setting for change in remedy.changes)
+        broken.update({name: getattr(attempt.plan, name) for name in names})
+    return broken
 
 
 def _remedy(

@@ -17,7 +17,8 @@ def kind_of_oom(figures: OomFigures, memory: Memory) -> tuple[Failure, str]:
     if capacity is None:
         return Failure.DEVICE_OOM, ""
     others = held_by_others(figures, memory)
-    if others is not None and others > NEIGHBOUR_SHARE * capacity:
+    mattered = others is not None and not _our_own_cap(figures, memory)
+    if others is not None and mattered and others > NEIGHBOUR_SHARE * capacity:
         return (
             Failure.DEVICE_OOM_COTENANT,
             f"other processes hold {others / capacity:.0%} of the device",
@@ -28,6 +29,18 @@ def kind_of_oom(figures: OomFigures, memory: Memory) -> tuple[Failure, str]:
             "free and reserved but unallocated memory together would have covered the request",
         )
     return Failure.DEVICE_OOM, ""
+
+
+def _our_own_cap(figures: OomFigures, memory: Memory) -> bool:
+    """Return whether our cap refused, with room left on the card: then no neighbour is to blame."""
+    requested, free = figures.requested_bytes, figures.free_bytes
+    if requested is None:
+        return False
+    if free is not None and free >= requested:
+        return True
+    own = figures.reserved_bytes or figures.allocated_bytes or figures.process_bytes
+    limit = figures.limit_bytes or memory.limit_bytes
+    return limit is not None and own is not None and own + requested > limit
 
 
 def held_by_others(figures: OomFigures, memory: Memory) -> int | None:

@@ -1,5 +1,7 @@
 """Judges what the throwaway process showed of a plan: proven, or unproven and why."""
 
+import math
+
 from autotune.core.diagnosis import diagnose
 from autotune.core.evidence import Evidence
 from autotune.core.record import Prove, Proved
@@ -18,6 +20,10 @@ def judge_proof(view: View, evidence: Evidence, step: Prove) -> Proved:
         value = proven.get(name)
         return float(value) if isinstance(value, (int, float)) else None
 
+    losses = [number("loss"), number("eval_loss")]
+    if not all(loss is not None and math.isfinite(loss) for loss in losses):
+        why = f"unproven: the throwaway process came to losses of {losses}"
+        return Proved(False, why, step.checkpoint_step, peak_bytes=evidence.memory.peak_bytes)
     why = (
         f"loaded the checkpoint of step {step.checkpoint_step} in a process of its own, "
         "trained one step on the longest samples and evaluated"

@@ -103,6 +103,7 @@ class RunStarted:
     policy: str = ""
     policy_digest: str = ""
     autotune: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)  # digests of what is named by path
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class AttemptStarted:
-    """The training's processes run; the three figures name the launcher without doubt."""
+    """The training's processes run; what is found of them later carries their mark and boot."""
 
     attempt: int
     pid: int

@@ -107,6 +107,11 @@ def _say_ended(event: AttemptEnded) -> str:
     return f"{ended}{_memory(event)}; {_short(diagnosis.why)}"
 
 
+def printable(text: str) -> str:
+    """Return the text without control characters, which a child may have put into its words."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def _short(text: str) -> str:
     return text if len(text) <= LONGEST_WHY else text[: LONGEST_WHY - 1] + "…"
 

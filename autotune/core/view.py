@@ -31,6 +31,7 @@ class View:
     exceptions: list[RankException] = field(default_factory=list)
     proven: dict[str, Any] | None = None
     stopped_step: int | None = None
+    first_at: float | None = None  # wall-clock seconds of the first and the last event
     last_at: float | None = None
 
     def see(self, event: Event) -> None:
@@ -39,6 +40,7 @@ class View:
         if rank is None:
             return
         self.last_at = _number(event.get("t")) or self.last_at
+        self.first_at = self.first_at or self.last_at
         reader = getattr(self, f"_see_{event.get('kind')}", None)
         if reader is not None:
             reader(rank, event)

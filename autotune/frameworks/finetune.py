@@ -232,7 +232,7 @@ def train_file(setting: Setting) -> dict[str, Any]:
         },
         "activation_checkpointing": plan.activation_checkpointing,
         "deepspeed": _deepspeed(setting, settings),
-        "memory": {"device": setting.device, "limit_bytes": job.devices.memory_limit},
+        "memory": {"device": setting.device, "limit_bytes": setting.limit_bytes},
         "checkpoints": {
             "dir": setting.checkpoints,
             "every": None if every == "auto" else every,

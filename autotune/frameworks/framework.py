@@ -15,7 +15,7 @@ class Looked:
 
     model_config: Mapping[str, Any] | None = None
     faults: tuple[Fault, ...] = ()
-    samples: int | None = None  # training samples found
+    inputs: Mapping[str, str] = field(default_factory=dict)  # digest of each file, by its key
     checkpoint_bytes: int | None = None  # estimated size of one checkpoint; None: unknown
     deepspeed: Mapping[str, Any] = field(default_factory=dict)  # the user's own configuration
     allocator: str = ""  # allocator settings of the environment the training inherits
@@ -38,6 +38,7 @@ class Setting:
     load_universal: bool = False
     ds_overrides: tuple[tuple[str, bool | int], ...] = ()  # by dotted path
     mode: str = "train"  # or "prove"
+    limit_bytes: int | None = None  # of one rank: RLIMIT_DATA, or the allocator's cap on a GPU
 
 
 @dataclass(frozen=True)

@@ -33,4 +33,5 @@ def shared_memory_prefix(user_id: int, port: int) -> str:
 
 def environment(device: Device) -> dict[str, str]:
     """Return what the launcher and DeepSpeed read from the environment."""
-    return {"DS_ACCELERATOR": "cpu"} if device == "cpu" else {}
+    # NVML counts GPUs in bus order; CUDA's own default is the fastest first.
+    return {"DS_ACCELERATOR": "cpu"} if device == "cpu" else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

@@ -4,13 +4,9 @@ from autotune.core.allocator import merge
 from autotune.core.plan import Plan
 from autotune.core.rung import Result, Rung, Scene
 
-# Tried in order; each relieves fragmentation and nothing else.
-STEPS = (("expandable_segments", "True"), ("garbage_collection_threshold", "0.8"))
-
-
-def _next(plan: Plan) -> tuple[str, str] | None:
-    held = dict(plan.allocator)
-    return next(((key, value) for key, value in STEPS if key not in held), None)
+# It relieves fragmentation and nothing else. A garbage collection threshold would be the next
+# thing to try, and torch obeys it only under a memory fraction.
+SETTING = ("expandable_segments", "True")
 
 
 def _applies(scene: Scene) -> str | None:
@@ -18,14 +14,13 @@ def _applies(scene: Scene) -> str | None:
         return "these settings belong to the CUDA allocator, and the job trains on the CPU"
     if scene.around.platform in ("wsl", "tegra"):
         return f"expandable segments do not work on {scene.around.platform}"
-    if _next(scene.plan) is None:
-        return "the allocator settings are in force already"
+    if SETTING[0] in dict(scene.plan.allocator):
+        return f"{SETTING[0]} is set already"
     return None
 
 
 def _apply(scene: Scene) -> Plan:
-    step = _next(scene.plan)
-    return scene.plan.but(allocator=merge(scene.plan.allocator, (step,) if step else ()))
+    return scene.plan.but(allocator=merge(scene.plan.allocator, (SETTING,)))
 
 
 RUNG = Rung(

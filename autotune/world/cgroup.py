@@ -17,10 +17,6 @@ class Cgroup:
     limit_bytes: int
     version: int
 
-    def add(self, pid: int) -> None:
-        """Move a process in; what it starts from then on is born inside."""
-        (self.path / "cgroup.procs").write_text(str(pid))
-
     def oom_kills(self) -> int | None:
         """Return how many processes the kernel killed here for memory; None when unreadable."""
         name = "memory.events" if self.version == 2 else "memory.oom_control"
@@ -58,7 +54,7 @@ def make_cgroup(name: str, limit_bytes: int, root: Path = ROOT) -> Cgroup | Gap:
 def make_v1(folder: Path, limit_bytes: int) -> Cgroup | Gap:
     """Make a version 1 group at `folder`, its limit holding for swap too where that is counted."""
     try:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)  # a killed supervisor may have left it
         (folder / "memory.limit_in_bytes").write_text(str(limit_bytes))
         with contextlib.suppress(OSError):  # swap accounting may be off
             (folder / "memory.memsw.limit_in_bytes").write_text(str(limit_bytes))
@@ -76,7 +72,7 @@ def make_v2(parent: Path, name: str, limit_bytes: int) -> Cgroup | Gap:
         enabled = (parent / "cgroup.subtree_control").read_text().split()
         if "memory" not in enabled:
             return Gap("memory cgroup", "version 2 does not delegate the memory controller to us")
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "memory.max").write_text(str(limit_bytes))
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -23,6 +23,8 @@ class Gpus:
         """Wrap an initialised pynvml module; None means no GPU can be seen, and why."""
         self._nvml = nvml
         self.why_none = why_none
+        self.broken = False  # a driver is installed and cannot be asked
+        self.indices: tuple[int, ...] | None = None  # of the job; None: all of the machine
         self._present: list[Gpu] | None = None
 
     def present(self) -> list[Gpu]:
@@ -33,8 +35,9 @@ class Gpus:
 
     def _ask(self) -> list[Gpu]:
         nvml, found = self._nvml, []
-        for index, handle in self._handles():
+        for index in range(nvml.nvmlDeviceGetCount()):  # type: ignore[union-attr]
             try:
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)  # type: ignore[union-attr]
                 name = nvml.nvmlDeviceGetName(handle)  # type: ignore[union-attr]
                 memory = nvml.nvmlDeviceGetMemoryInfo(handle)  # type: ignore[union-attr]
             except nvml.NVMLError:  # type: ignore[union-attr]
@@ -44,11 +47,12 @@ class Gpus:
         return found
 
     def total_bytes(self) -> int | None:
-        """Return the memory of the smallest GPU."""
-        return min((gpu.total_bytes for gpu in self.present()), default=None)
+        """Return the memory of the job's smallest GPU."""
+        sizes = (gpu.total_bytes for gpu in self.present() if self._ours(gpu.index))
+        return min(sizes, default=None)
 
     def use(self, pids: Sequence[int]) -> tuple[list[int], int | None, str | None]:
-        """Return bytes held by each of `pids`, by the others on one GPU, and why not, if not.
+        """Return bytes held by each of `pids`, by others on one of our GPUs, and why not, if not.
 
         In a container NVML names process ids of the host; then ours cannot be found among them
         and the reading is refused rather than guessed.
@@ -58,7 +62,10 @@ class Gpus:
         ours: list[int] = []
         others = 0
         try:
-            for _, handle in self._handles():
+            for index in range(self._nvml.nvmlDeviceGetCount()):
+                if not self._ours(index):
+                    continue
+                handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
                 foreign = 0
                 for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle):
                     held = getattr(process, "usedGpuMemory", None)
@@ -75,11 +82,18 @@ class Gpus:
             return [], None, "NVML's process ids are not ours (a container?)"
         return ours, others, None
 
-    def _handles(self) -> list[tuple[int, Any]]:
-        if self._nvml is None:
-            return []
-        count = self._nvml.nvmlDeviceGetCount()
-        return [(i, self._nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
+    def index_of(self, uuid: str) -> int | None:
+        """Return the index of the GPU with this UUID, or one that begins so."""
+        for gpu in self.present():
+            handle = self._nvml.nvmlDeviceGetHandleByIndex(gpu.index)  # type: ignore[union-attr]
+            found = self._nvml.nvmlDeviceGetUUID(handle)  # type: ignore[union-attr]
+            text = found.decode() if isinstance(found, bytes) else str(found)
+            if text.startswith(uuid):
+                return gpu.index
+        return None
+
+    def _ours(self, index: int) -> bool:
+        return self.indices is None or index in self.indices
 
 
 def find_gpus() -> Gpus:
@@ -92,6 +106,11 @@ def find_gpus() -> Gpus:
         return Gpus(None, "pynvml is not installed")
     try:
         pynvml.nvmlInit()
+    except pynvml.NVMLError_LibraryNotFound:
+        return Gpus(None, "no NVIDIA driver is installed")
     except pynvml.NVMLError as error:
-        return Gpus(None, f"NVML: {error}")
+        # A driver is there and does not answer: not the same as a machine without GPUs.
+        gpus = Gpus(None, f"NVML: {error}")
+        gpus.broken = True
+        return gpus
     return Gpus(pynvml)

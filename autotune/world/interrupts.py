@@ -18,7 +18,9 @@ class SignalWatch:
     def install(self) -> None:
         """Catch the signals that ask us to end, for the rest of the process."""
         for number in _NAMES:
-            signal.signal(number, self._note)
+            # Under nohup a hang-up is ignored already, and shall stay so.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def read(self) -> Interrupts:
         """Return what was asked for so far."""

@@ -12,7 +12,12 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "voc
 
 def read_model(folder: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
     """Return the model's config and what is wrong with its folder."""
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:
+        text = f"the model folder cannot be looked at ({error.strerror})"
+        return None, [Fault(text, str(folder), "check its permissions")]
+    if not there:
         hint = "name a local folder; nothing is downloaded"
         return None, [Fault("the model folder does not exist", str(folder), hint)]
     config = read_json(folder / "config.json")
@@ -20,10 +25,18 @@ def read_model(folder: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
         text = "the model's config.json is missing or cannot be read"
         return None, [Fault(text, str(folder / "config.json"), "point `model` at a model folder")]
     faults = []
-    if not any(file.stat().st_size for pattern in WEIGHTS for file in folder.glob(pattern)):
+    weights = [file for pattern in WEIGHTS for file in folder.glob(pattern)]
+    if not any(_size(file) for file in weights):
         hint = "the folder may be a partial download"
         faults.append(Fault("the model folder holds no weights", str(folder), hint))
     return config, faults
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0  # a link that leads nowhere, or a file we may not look at
 
 
 def tokenizer_faults(folder: Path) -> list[Fault]:

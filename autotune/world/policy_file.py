@@ -10,9 +10,14 @@ from autotune.world.policy_folder import SIGNATURES, policy_folder
 from autotune.world.yaml_files import Document, read_document, validate
 
 
+def is_path(named: str) -> bool:
+    """Return whether a job names its policy by path and not by a shipped name."""
+    return "/" in named or named.endswith((".yaml", ".yml"))
+
+
 def find_policy(named: str, job_folder: Path) -> Path:
     """Return the file of a policy: a path beside the job, or a name of those shipped."""
-    if "/" in named or named.endswith((".yaml", ".yml")):
+    if is_path(named):
         return job_folder / Path(named).expanduser()
     shipped = {path.stem: path for path in policy_folder().glob("*.yaml")}
     shipped.pop(Path(SIGNATURES).stem)

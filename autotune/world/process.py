@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +17,13 @@ from autotune.edges import Command, Exit
 
 MARK = "AUTOTUNE_ATTEMPT"  # in the environment of everything an attempt starts
 _PR_SET_CHILD_SUBREAPER = 36
+# Enters a cgroup before it becomes the launcher: moved in from outside, a quick launcher would
+# have started ranks that stay out.
+_ENTER = (
+    sys.executable, "-I", "-S", "-c",
+    "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); "
+    "os.execvp(sys.argv[2], sys.argv[2:])",
+)  # fmt: skip
 
 
 def become_subreaper() -> bool:
@@ -43,14 +51,25 @@ def process_started(pid: int) -> float:
 class RunningAttempt:
     """An attempt we started: its launcher and all that came of it."""
 
-    def __init__(self, attempt: int, mark: str, command: Command, output: Path) -> None:
-        """Start the command, its output going straight to a file; raises CannotLaunch."""
+    def __init__(
+        self,
+        attempt: int,
+        mark: str,
+        command: Command,
+        output: Path,
+        cgroup: Path | None = None,
+    ) -> None:
+        """Start the command, its output going straight to a file; raises CannotLaunch.
+
+        `cgroup` is the folder of a cgroup in which everything it starts is born.
+        """
         self._mark = mark
+        enter = () if cgroup is None else (*_ENTER, str(cgroup / "cgroup.procs"))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         descriptor = os.open(output, flags, 0o600)
         try:
             self._popen = subprocess.Popen(
-                command.argv,
+                (*enter, *command.argv),
                 env={**command.env, MARK: mark},
                 cwd=command.folder,
                 stdin=subprocess.DEVNULL,

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from autotune.core.fault import AlreadyRunning, CannotRecord, Fault, InputError
 from autotune.world.files import make_folder, read_json, write_json
 
@@ -44,9 +46,13 @@ class RunFolder:
 
     def is_foreign(self) -> bool:
         """Return whether the folder holds things, and no journal of ours."""
-        if self.journal.exists() or not self.path.is_dir():
-            return False
-        return any(name.name != "lock" for name in self.path.iterdir())
+        try:
+            if self.journal.exists() or not self.path.is_dir():
+                return False
+            return any(name.name != "lock" for name in self.path.iterdir())
+        except OSError as error:
+            text = f"the run folder cannot be looked at ({error.strerror})"
+            raise CannotRecord(Fault(text, str(self.path), "check its permissions")) from error
 
     def ask_stop(self, by: str) -> None:
         """Tell the ranks, and a supervisor that watches, to save and end."""
@@ -70,6 +76,11 @@ class RunFolder:
         by = str(held.get("by", "autotune stop"))
         return None if by.startswith(SUPERVISOR) else by
 
+    def tells_stop(self) -> bool:
+        """Return whether ranks are told to save and end, by whomever."""
+        held = read_json(self.control)
+        return isinstance(held, dict) and held.get("command") == "stop"
+
     def _command(self, command: str, by: str) -> None:
         held = read_json(self.control)
         sequence = held.get("seq", 0) if isinstance(held, dict) else 0
@@ -89,7 +100,13 @@ class RunLock:
             text = f"the run folder cannot be locked ({error.strerror})"
             raise CannotRecord(Fault(text, str(folder.lock), "make it writable")) from error
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # `autotune status` holds the lock for a moment when it asks who supervises.
+            Retrying(
+                retry=retry_if_exception_type(OSError),
+                stop=stop_after_delay(1),
+                wait=wait_fixed(0.05),
+                reraise=True,
+            )(fcntl.flock, self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._descriptor)
             text = f"another autotune (process {holder(folder)}) supervises this run"

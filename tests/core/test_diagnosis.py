@@ -198,6 +198,9 @@ def test_a_kill_the_cgroup_counted_makes_us_sure() -> None:
          Failure.DEVICE_OOM_FRAGMENTATION),
         ({"requested": 1, "capacity": 24, "free": 0.5, "allocated": 10, "reserved": 11},
          Failure.DEVICE_OOM_COTENANT),
+        # Our own cap refused beside a neighbour who leaves room: not the neighbour's fault.
+        ({"requested": 2, "capacity": 80, "free": 26, "limit": 24, "allocated": 22.5,
+          "reserved": 23, "process": 25}, Failure.DEVICE_OOM),
     ],
 )  # fmt: skip
 def test_the_figures_tell_the_kinds_of_shortage_apart(

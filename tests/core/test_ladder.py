@@ -8,8 +8,8 @@ import pytest
 from autotune.core.carry import Carry, CarryKind
 from autotune.core.failure import Failure, Phase
 from autotune.core.history import Attempt, Story
-from autotune.core.ladder import Choice, Means, choose
-from autotune.core.plan import Plan
+from autotune.core.ladder import Choice, Means, broken_settings, choose
+from autotune.core.plan import Change, Plan
 from autotune.core.policy import Policy, Rule
 from autotune.core.rung import Result, Scene
 from tests import builders
@@ -95,7 +95,7 @@ def climb(scene: Scene, using: Means | None = None) -> list[str]:
 
 def test_the_whole_ladder_is_climbed_in_its_order() -> None:
     assert climb(builders.scene(builders.plan(zero_stage=1))) == [
-        "shrink_buckets", "allocator_settings", "allocator_settings",
+        "shrink_buckets", "allocator_settings",
         "smaller_micro_batch", "smaller_micro_batch", "smaller_micro_batch",
         "activation_checkpointing", "zero_up", "zero_up", "offload_optimizer", "offload_param",
     ]  # fmt: skip
@@ -104,7 +104,7 @@ def test_the_whole_ladder_is_climbed_in_its_order() -> None:
 def test_adapters_get_four_bits_before_zero_and_no_offloaded_parameters_after() -> None:
     plan = builders.plan(method="lora", micro_batch=1, accumulation=8, **SMALL)
     assert climb(builders.scene(plan)) == [
-        "allocator_settings", "allocator_settings", "activation_checkpointing", "four_bit",
+        "allocator_settings", "activation_checkpointing", "four_bit",
         "zero_up", "offload_optimizer",
     ]  # fmt: skip
 
@@ -112,7 +112,7 @@ def test_adapters_get_four_bits_before_zero_and_no_offloaded_parameters_after() 
 def test_same_result_climbs_the_same_ladder_without_four_bits() -> None:
     plan = builders.plan(method="lora", micro_batch=1, accumulation=8, **SMALL)
     assert climb(builders.scene(plan), means(policy="same_result")) == [
-        "allocator_settings", "allocator_settings", "activation_checkpointing", "zero_up",
+        "allocator_settings", "activation_checkpointing", "zero_up",
         "offload_optimizer", "offload_param",
     ]  # fmt: skip
 
@@ -164,6 +164,15 @@ def test_a_plan_that_failed_on_its_own_account_is_not_tried_again() -> None:
     assert taken(found)[0] == "activation_checkpointing"
     assert found.remedy is not None
     assert found.remedy.passed_over[-1].why == "attempt 1 ran this plan and ended with hang"
+
+
+def test_a_rung_under_which_the_training_did_not_even_begin_is_gone() -> None:
+    plan = builders.plan(method="lora", activation_checkpointing=True, **SMALL)
+    quantized = plan.but(quantization="nf4")
+    change = Change("quantization", "none", "nf4")
+    taken_rung = builders.remedy("four_bit", changes=(change,))
+    broke = builders.attempt(2, quantized, Failure.MISSING_DEPENDENCY, taken=taken_rung)
+    assert broken_settings(broke) == {"quantization": "nf4"}
 
 
 def test_a_plan_that_was_only_interrupted_may_be_tried_again() -> None:

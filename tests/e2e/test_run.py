@@ -218,6 +218,29 @@ def test_a_folder_full_of_somebody_elses_things_is_refused_and_untouched(tmp_pat
     assert [f.name for f in (tmp_path / "theirs").iterdir()] == ["checkpoint-5"]
 
 
+def test_data_that_changed_between_starts_is_refused(tmp_path: Path) -> None:
+    job = make_job(tmp_path, {"fits": {"0": 0}}, limits={"attempts": 1})
+    assert run(job) == 1
+    (tmp_path / "train.jsonl").write_text('{"text": "another sample"}\n')
+
+    assert run(job) == 2
+
+    assert "what `data.train` names has changed" in terminal(job)
+
+
+def test_a_cause_that_only_a_person_can_mend_is_tried_again_when_they_start_it_again(
+    tmp_path: Path,
+) -> None:
+    job = make_job(tmp_path, {"fail_at": {"1:5": "boom"}})
+    assert run(job) == 1
+    assert story(job).attempts[0].failure is Failure.USER_CODE_ERROR
+
+    assert run(job) == 0
+
+    assert story(job).attempts[1].launch.checkpoint_step == 3
+    assert trained_steps(job) == list(range(1, 13))
+
+
 def test_limits_may_be_edited_between_starts(tmp_path: Path) -> None:
     job = make_job(tmp_path, {"fits": {"0": 2}}, limits={"attempts": 1})
     assert run(job) == 1

@@ -23,4 +23,4 @@ def test_gpus_are_named_one_by_one() -> None:
 
 def test_the_cpu_accelerator_is_asked_for_on_the_cpu_alone() -> None:
     assert deepspeed.environment("cpu") == {"DS_ACCELERATOR": "cpu"}
-    assert deepspeed.environment("cuda") == {}
+    assert deepspeed.environment("cuda") == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

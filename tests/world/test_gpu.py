@@ -48,6 +48,10 @@ class FakeNvml:
             raise NVMLError("GPU is lost")
         return b"card"
 
+    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
+        """Return the UUID of a card."""
+        return f"GPU-{handle}-0000"
+
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:  # noqa: N802
         """Return the memory of a card."""
         return Memory()
@@ -71,6 +75,13 @@ def test_our_processes_are_told_from_others() -> None:
     gpus = Gpus(FakeNvml([[Held(1, 30), Held(9, 20)], [Held(2, 5)]]))
 
     assert gpus.use([1, 2]) == ([30, 5], 20, None)
+
+
+def test_only_the_jobs_own_gpus_count() -> None:
+    gpus = Gpus(FakeNvml([[Held(1, 30)], [Held(9, 90)]]))
+    gpus.indices = (0,)
+
+    assert gpus.use([1]) == ([30], 0, None)
 
 
 def test_process_ids_of_another_namespace_are_refused_not_guessed() -> None:
