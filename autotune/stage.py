@@ -135,15 +135,8 @@ class RunStage:
         shape = shape_of(step.plan)
         carry = decide_carry(SavedShape(**shape), WantedShape(**shape))
         live = self._spawn(step.plan, carry, step.attempt, folder, step.checkpoint, "prove")
-        evidence = watch(
-            live,
-            step.attempt,
-            self._asked,
-            self._clock,
-            ground.policy.limits,
-            ground.job.limits.wall,
-            self._tell,
-        )
+        limits, wall = ground.policy.limits, ground.job.limits.wall
+        evidence = watch(live, step.attempt, self._asked, self._clock, limits, wall, self._tell)
         if evidence.ended_by_us and self._asked.read().stop_by:
             return None
         return judge_proof(live.channel.view, evidence, step)
