@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autotune import __version__
 from autotune.cli.terminal import JsonTeller, Terminal
-from autotune.cli.wiring import identity, lay_ground
+from autotune.cli.wiring import digest_of, identity, lay_ground
 from autotune.core.decide import Outlook
 from autotune.core.fault import CannotRecord, Fault, InputError
 from autotune.core.history import Story, fold
@@ -124,7 +124,8 @@ def _same_run(ground: Ground, story: Story) -> Ground:
 def _opening(ground: Ground, story: Story) -> Event:
     policy, policy_digest = ground.policy.name, digest(ground.policy)
     if story.started is not None:
-        return WentOn(os.getpid(), policy, policy_digest, identity(ground.job), __version__)
+        edited = digest_of(ground.job.model_dump(mode="json", by_alias=True))
+        return WentOn(os.getpid(), policy, policy_digest, edited, __version__)
     return RunStarted(
         run_id=ground.run_id,
         job_name=ground.job.name,
