@@ -1,6 +1,7 @@
 """Makes small jobs for the real trainer under real DeepSpeed, and reads what came of them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,17 @@ def make_job(folder: Path, data: Path, limit_bytes: int | None, **changes: Any) 
     with path.open("w") as file:
         YAML().dump(job, file)
     return path
+
+
+def begin(job: Path) -> "subprocess.Popen[bytes]":
+    """Start `autotune run`, its talk beside the job."""
+    with (job.parent / "terminal").open("a") as terminal:
+        return subprocess.Popen(
+            [sys.executable, "-m", "autotune.cli.app", "run", str(job)],
+            stdout=terminal,
+            stderr=terminal,
+            env={**os.environ, "DS_ACCELERATOR": "cpu"},
+        )
 
 
 def peaks(run: Path, attempt: str = "001") -> int:

@@ -1,10 +1,7 @@
 """A checkpoint of one ZeRO stage becomes the start of another in the middle of a real run."""
 
 import json
-import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,7 @@ import pytest
 
 from autotune.world.host import data_bytes
 from tests.e2e.fast_job import until
-from tests.e2e.real_job import make_data, make_job, nobody_left, steps, story_of_steps
+from tests.e2e.real_job import begin, make_data, make_job, nobody_left, steps, story_of_steps
 
 pytestmark = pytest.mark.train
 
@@ -65,17 +62,6 @@ def test_zero_2_goes_on_at_zero_3_in_the_second_epoch_with_the_very_same_steps(
         assert ours[step][0] == pytest.approx(loss, rel=2e-4), step
     assert list((run / "staged").iterdir()) == []
     assert nobody_left(run)
-
-
-def begin(job: Path) -> "subprocess.Popen[bytes]":
-    """Start `autotune run`, its talk beside the job."""
-    with (job.parent / "terminal").open("a") as terminal:
-        return subprocess.Popen(
-            [sys.executable, "-m", "autotune.cli.app", "run", str(job)],
-            stdout=terminal,
-            stderr=terminal,
-            env={**os.environ, "DS_ACCELERATOR": "cpu"},
-        )
 
 
 def steps_so_far(run: Path) -> list[dict[str, object]]:

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from autotune.world.checkpoints import SENTINEL, Checkpoint, inspect, newest
 from tests.e2e import fast_job
 from tests.e2e.fast_job import until
-from tests.e2e.real_job import make_data, make_job, nobody_left, peaks, story_of_steps
+from tests.e2e.real_job import begin, make_data, make_job, nobody_left, peaks, story_of_steps
 
 pytestmark = pytest.mark.train
 
@@ -30,17 +29,6 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = make_job(tmp_path_factory.mktemp("undisturbed"), data, None)
     assert autotune(job) == 0
     return job.parent / "runs" / "real"
-
-
-def begin(job: Path) -> "subprocess.Popen[bytes]":
-    """Start `autotune run`, its talk beside the job."""
-    with (job.parent / "terminal").open("a") as terminal:
-        return subprocess.Popen(
-            [sys.executable, "-m", "autotune.cli.app", "run", str(job)],
-            stdout=terminal,
-            stderr=terminal,
-            env={**os.environ, "DS_ACCELERATOR": "cpu"},
-        )
 
 
 def autotune(job: Path) -> int:
