@@ -76,6 +76,8 @@ class RunStage:
             return None
         folder = self._ground.folder
         target = folder.staged / f"{launch.attempt:03d}" / Path(launch.checkpoint).name
+        mark = f"{self._ground.run_id}/convert-{launch.attempt:03d}"
+        end_all(Survivors(mark), term_grace=5)  # that a dead supervisor left working here
         shutil.rmtree(target.parent, ignore_errors=True)
         make_folder(target.parent)
         request = conversion_request(
@@ -85,7 +87,7 @@ class RunStage:
             str(target),
         )
         began = self._clock.monotonic()
-        answer = self._convert(request, launch.attempt)
+        answer = self._convert(request, mark)
         seconds = round(self._clock.monotonic() - began, 1)
         if not answer.get("ok"):
             shutil.rmtree(target.parent, ignore_errors=True)
@@ -286,12 +288,11 @@ class RunStage:
         if ground.folder.stop_asked_by() is None:
             ground.folder.clear_stop()
 
-    def _convert(self, request: Mapping[str, object], attempt: int) -> dict[str, object]:
+    def _convert(self, request: Mapping[str, object], mark: str) -> dict[str, object]:
         ground = self._ground
         env = child_environment(
             ground.python, ground.job.env, [], deepspeed.environment(ground.device)
         )
-        mark = f"{ground.run_id}/convert-{attempt:03d}"
         return convert(
             ground.python, CONVERTER, request, env, mark, lambda: bool(self._asked.read().stop_by)
         )

@@ -21,10 +21,9 @@ def convert(
 ) -> dict[str, object]:
     """Return the converter's answer; `ok` is false, with the error, where it gave none.
 
-    `mark` names this converter among processes, so that one that a dead supervisor left is ended
-    before another works on the same folder. A stop ends it; its copy is then not used.
+    `mark` names this converter among processes, so that one that a dead supervisor left can be
+    found and ended. A stop ends it; its copy is then not used.
     """
-    end_all(Survivors(mark), term_grace=5)
     try:
         running = subprocess.Popen(
             [python, str(converter), json.dumps(request)],
