@@ -5,6 +5,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# Two of however many there are: the quickstart's batch of 16 is not made for more.
+TWO_GPUS := 0,1
+DEMO_GPUS ?= $(or $(CUDA_VISIBLE_DEVICES),$(TWO_GPUS))
 DEMO_RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 BIN := $(VENV)/bin
@@ -15,7 +18,8 @@ STARTS_NO_TRAINING := not e2e and not train and not slow and not gpu
 .PHONY: demo test check clean machine
 
 demo: $(VENV)/.train $(DATA)/train.jsonl
-	$(BIN)/autotune run configs/quickstart.yaml --run-dir $(DEMO_RUN)
+	CUDA_VISIBLE_DEVICES=$(DEMO_GPUS) $(BIN)/autotune run configs/quickstart.yaml \
+	  --run-dir $(DEMO_RUN)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST)

@@ -69,7 +69,7 @@ def _given(gpus: Gpus, visible: str | None, where: str) -> list[int]:
             given.append(int(part))
         elif part.startswith("GPU-") and (index := gpus.index_of(part)) is not None:
             given.append(index)
-        elif part in ("", "-1", "NoDevFiles"):
+        elif part in ("", "-1", "NoDevFiles") or part.isdigit():
             break  # CUDA reads up to the first one that is none
         elif present:
             text = f"{VISIBLE} names `{part}`, which is not a GPU that can be told here"

@@ -38,7 +38,14 @@ def test_more_or_other_gpus_than_there_are_is_refused(use: object) -> None:
 
 @pytest.mark.parametrize(
     ("visible", "indices"),
-    [("2,3", (2, 3)), ("3", (3,)), ("GPU-1", (1,)), ("0,-1,2", (0,)), ("1,NoDevFiles", (1,))],
+    [
+        ("2,3", (2, 3)),
+        ("3", (3,)),
+        ("GPU-1", (1,)),
+        ("0,-1,2", (0,)),
+        ("1,NoDevFiles", (1,)),
+        ("0,9,1", (0,)),
+    ],
 )
 def test_what_was_hidden_is_not_used(
     visible: str, indices: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
