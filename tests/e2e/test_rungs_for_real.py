@@ -191,11 +191,14 @@ def at_stage(wide: Subject, stage: int) -> Outcome:
 
 
 @pytest.mark.slow
-def test_stage_two_shares_the_gradients(wide: Subject) -> None:
+def test_stage_two_takes_the_same_steps(wide: Subject) -> None:
+    """Its relief is not asserted: the CPU's heap hides it in one start and shows it in another.
+
+    Gradients are gone again when a step is over, so only the peak can show them; in three starts
+    it went from 1792 to 1716, from 1889 to 1700 and from 1800 to 1799 MB. tests/gpu measures it.
+    """
     before, after = at_stage(wide, 1), at_stage(wide, 2)
     assert differing(before, after) == {"zero_stage": (1, 2)}
-    # The gradients are gone again when a step is over: it is the peak that they raise.
-    shrinks("zero_up 1 to 2, peak", before.peak(), after.peak(), 30 * MB)
     same_steps(after, before)
 
 
