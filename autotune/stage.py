@@ -46,7 +46,7 @@ from autotune.world.environment import child_environment, free_port
 from autotune.world.files import make_folder, write_json, write_text
 from autotune.world.host import MemorySampler
 from autotune.world.process import RunningAttempt, Survivors, boot_id, end_all
-from autotune.world.shared_memory import prefix_of
+from autotune.world.shared_memory import prefix_of, sweep
 
 TRAINER = Path(child.__file__).parent / "finetune.py"
 CONVERTER = Path(child.__file__).parent / "convert.py"
@@ -106,7 +106,7 @@ class RunStage:
         """End what a dead supervisor left of this attempt and return what is known of it."""
         ground = self._ground
         folder = ground.folder.attempt(launch.attempt)
-        survivors = Survivors(self._mark(folder))
+        survivors = Survivors(self._mark(folder), started)
         # Nothing outlives a boot, and process ids of another one are strangers.
         rebooted = started is not None and started.boot_id != boot_id()
         left = not rebooted and bool(survivors.alive())
@@ -133,7 +133,7 @@ class RunStage:
         ground = self._ground
         folder = ground.folder.path / "attempts" / "proof"
         end_all(Survivors(self._mark(folder)), ground.policy.limits.term_grace)
-        shutil.rmtree(folder, ignore_errors=True)
+        sweep(prefix_of(folder))  # of a proof that died with its supervisor
         shape = shape_of(step.plan)
         carry = decide_carry(SavedShape(**shape), WantedShape(**shape))
         live = self._spawn(step.plan, carry, step.attempt, folder, step.checkpoint, "prove")

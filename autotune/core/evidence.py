@@ -90,7 +90,6 @@ class Evidence:
     exceptions: tuple[RankException, ...] = ()
     memory: Memory = field(default_factory=Memory)
     seconds: float | None = None
-    quiet_seconds: float | None = None  # since the last output or event when it ended
     gaps: tuple[Gap, ...] = ()
 
 

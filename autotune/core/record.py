@@ -137,7 +137,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class AttemptStarted:
-    """The training's processes run; what is found of them later carries their mark and boot."""
+    """The training's processes run; id, start and boot name the launcher without doubt."""
 
     attempt: int
     pid: int

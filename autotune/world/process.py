@@ -16,6 +16,7 @@ from autotune.core.record import AttemptStarted
 from autotune.edges import Command, Exit
 
 MARK = "AUTOTUNE_ATTEMPT"  # in the environment of everything an attempt starts
+SAME_START_SECONDS = 0.05  # the kernel counts starts in hundredths of a second
 _PR_SET_CHILD_SUBREAPER = 36
 # Enters a cgroup before it becomes the launcher: moved in from outside, a quick launcher would
 # have started ranks that stay out.
@@ -121,9 +122,14 @@ class RunningAttempt:
 class Survivors:
     """An attempt that another supervisor started and left behind, found by its mark."""
 
-    def __init__(self, mark: str) -> None:
-        """Look for processes that carry `mark`; a mark holds the run's random name."""
+    def __init__(self, mark: str, launcher: AttemptStarted | None = None) -> None:
+        """Look for processes that carry `mark`, and for the launcher as it was written down.
+
+        A mark holds the run's random name; the launcher's id counts only in the boot and with the
+        start time it had.
+        """
         self._mark = mark
+        self._launcher = launcher
 
     def alive(self) -> tuple[int, ...]:
         """Return the process ids that still run."""
@@ -137,8 +143,17 @@ class Survivors:
         """End all of them."""
         _signal(self._members(), signal.SIGKILL)
 
+    def _started(self) -> list[psutil.Process]:
+        if self._launcher is None:
+            return []
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self._launcher.pid)
+            if _runs(process) and _is(process, self._launcher):
+                return [process]
+        return []
+
     def _members(self) -> list[psutil.Process]:
-        found = {process.pid: process for process in marked(self._mark)}
+        found = {process.pid: process for process in (*marked(self._mark), *self._started())}
         for process in list(found.values()):
             with contextlib.suppress(psutil.Error):
                 found.update({p.pid: p for p in process.children(recursive=True) if _runs(p)})
@@ -151,6 +166,11 @@ def process_alive(pid: int) -> bool:
         return _runs(psutil.Process(pid))
     except psutil.Error:
         return False
+
+
+def _is(process: psutil.Process, started: AttemptStarted) -> bool:
+    same = abs(process.create_time() - started.process_started) < SAME_START_SECONDS
+    return same and started.boot_id == boot_id()
 
 
 def marked(mark: str) -> list[psutil.Process]:

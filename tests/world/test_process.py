@@ -1,5 +1,6 @@
 """Processes of an attempt are found and ended wherever they hide; strangers are left alone."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -76,6 +77,18 @@ def test_what_a_dead_supervisor_left_is_found_by_its_mark_and_nothing_else(
     assert stranger.poll() is None
     stranger.kill()
     stranger.wait()
+
+
+def test_a_launcher_is_known_by_id_start_and_boot_and_by_nothing_less(tmp_path: Path) -> None:
+    running = attempt(tmp_path, "-c", "import time; time.sleep(60)", mark="known/001")
+    known = running.identity
+    another_start = dataclasses.replace(known, process_started=known.process_started - 1)
+    another_boot = dataclasses.replace(known, boot_id="another")
+
+    assert Survivors("lost/001", known).alive() == (known.pid,)
+    assert Survivors("lost/001", another_start).alive() == ()
+    assert Survivors("lost/001", another_boot).alive() == ()
+    assert end_all(Survivors("lost/001", known), term_grace=5)
 
 
 def test_the_exit_of_a_launcher_is_told_as_a_shell_tells_it(tmp_path: Path) -> None:
