@@ -236,7 +236,7 @@ class RunStage:
         sampler = MemorySampler(
             ground.device,
             ground.job.devices.memory_limit,
-            lambda: tuple(channel.view.ranks.values()),
+            lambda: channel.view,
             ground.gpus,
             cgroup,
         )

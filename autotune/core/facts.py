@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 
-from autotune.core.failure import Phase
+from autotune.core.failure import Phase, Trait
 from autotune.core.rung import Scene
 
 
 def _in(*phases: Phase) -> Callable[[Scene], bool]:
     return lambda scene: scene.diagnosis.phase in phases
+
+
+def _is(trait: Trait) -> Callable[[Scene], bool]:
+    return lambda scene: trait in scene.diagnosis.traits
 
 
 FACTS: dict[str, Callable[[Scene], bool]] = {
@@ -21,4 +25,5 @@ FACTS: dict[str, Callable[[Scene], bool]] = {
     "quantized": lambda scene: scene.plan.quantization != "none",
     "on_gpu": lambda scene: scene.around.device == "cuda",
     "on_cpu": lambda scene: scene.around.device == "cpu",
+    **{trait.value: _is(trait) for trait in Trait},
 }

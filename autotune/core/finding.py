@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from autotune.core.evidence import Diagnosis, Evidence, OomFigures, Reason, Sign
-from autotune.core.failure import Failure, Phase, Role
+from autotune.core.evidence import Diagnosis, Evidence, KernelEvent, OomFigures, Reason, Sign
+from autotune.core.failure import Failure, Phase, Role, Trait
 from autotune.core.oom_kind import kind_of_oom
 
 
@@ -19,6 +19,27 @@ class Finding:
     rank: int | None = None
     phase: Phase | None = None
     figures: OomFigures = field(default_factory=OomFigures)
+    reasons: tuple[Reason, ...] = ()  # that no line of output holds
+    traits: tuple[Trait, ...] = ()
+
+    def resting_on(self, *events: KernelEvent) -> "Finding":
+        """Return it with lines of the kernel's log among what it rests on."""
+        told = tuple(Reason("kernel_log", Role.ROOT, None, event.text) for event in events)
+        return replace(self, reasons=(*self.reasons, *told))
+
+
+def with_trait(finding: Finding, trait: Trait) -> Finding:
+    """Return the finding with one more trait."""
+    return replace(finding, traits=(*finding.traits, trait))
+
+
+def words_of(evidence: Evidence, finding: Finding) -> str:
+    """Return the words a finding rests on, with the whole of what its rank raised."""
+    said = [finding.why, *(sign.text for sign in finding.rests_on)]
+    for exception in evidence.exceptions:
+        if exception.rank == finding.rank:
+            said += [exception.message, exception.traceback]
+    return "\n".join(said)
 
 
 def complete(evidence: Evidence, finding: Finding) -> Diagnosis:
@@ -37,12 +58,12 @@ def complete(evidence: Evidence, finding: Finding) -> Diagnosis:
         phase=finding.phase,
         figures=finding.figures,
         secondary=_secondary(finding.failure, others),
-        evidence=_reasons(
-            (*finding.rests_on, *(s for s in others if s.failure is finding.failure))
-        ),
+        evidence=finding.reasons
+        + _reasons((*finding.rests_on, *(s for s in others if s.failure is finding.failure))),
         outranked=_reasons(
             s for s in others if s.failure is not finding.failure and s.role is not Role.CONTEXT
         ),
+        traits=finding.traits,
     )
 
 

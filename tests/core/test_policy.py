@@ -6,7 +6,7 @@ import pytest
 
 from autotune.cli.wiring import all_rungs
 from autotune.core.facts import FACTS
-from autotune.core.failure import Failure, Phase
+from autotune.core.failure import Failure, Phase, Trait
 from autotune.core.fault import Fault, InputError
 from autotune.core.plan import Plan
 from autotune.core.policy import ANYTHING, Policy
@@ -266,6 +266,9 @@ def test_every_fact_is_true_somewhere_and_false_elsewhere(fact: str) -> None:
         )
         for name, (plan, phase, device) in TRUE_OF.items()
     }
+    for trait in Trait:
+        told = builders.diagnosis(traits=(trait,))
+        holds[trait.value] = FACTS[fact](builders.scene(why=told))
     assert holds[fact]
     assert not all(holds.values())
 
