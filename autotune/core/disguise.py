@@ -44,6 +44,9 @@ _THREADS = re.compile(
     r"can't start new thread|Thread creation failed|pthread_create failed|allocate necessary"
     r" resources for OMP thread|Resource temporarily unavailable"
 )
+_CRASHED = re.compile(
+    r"SIGSEGV|SIGABRT|Segmentation fault|Segfault|Fatal Python error|signal: Abort"
+)
 _OF_MEMORY = (Failure.DEVICE_OOM, Failure.HOST_OOM)
 _LOADING = (Phase.LOAD, Phase.OPTIMIZER_CREATION, Phase.RESUME)
 
@@ -59,7 +62,7 @@ def unmask(evidence: Evidence, finding: Finding) -> Finding:
         if seen is not None:
             finding = seen
             break
-    for add in _TRAITS:
+    for add in _ADDITIONS:
         finding = add(evidence, finding)
     return finding
 
@@ -257,8 +260,22 @@ def _leaking(evidence: Evidence, finding: Finding) -> Finding:
     return with_trait(replace(finding, why=why), Trait.LEAKING)
 
 
-_TRAITS: tuple[Callable[[Evidence, Finding], Finding], ...] = (
+def _stuck_or_crashed(evidence: Evidence, finding: Finding) -> Finding:
+    """Where the kernel saw a process of ours crash or stuck, its words say in what."""
+    wanted = {Failure.HANG: "hung_task", Failure.USER_CODE_ERROR: "trap"}.get(finding.failure)
+    if finding.failure is Failure.USER_CODE_ERROR and not _CRASHED.search(finding.why):
+        return finding
+    events = [e for e in evidence.machine.kernel if e.kind == wanted and e.ours]
+    if not events:
+        return finding
+    rank = finding.rank if finding.rank is not None else events[0].rank
+    why = f"{finding.why}; the kernel's log says: {events[0].text}"
+    return replace(finding, why=why, rank=rank).resting_on(*events[:3])
+
+
+_ADDITIONS: tuple[Callable[[Evidence, Finding], Finding], ...] = (
     _sharing,
     _exceeding,
     _leaking,
+    _stuck_or_crashed,
 )

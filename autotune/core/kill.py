@@ -20,6 +20,7 @@ FROM_SCARCITY = 0.6  # nothing was counted, and hardly anything was left
 FROM_PLENTY = 0.25  # nothing was counted, and much was left
 
 SCARCE_SHARE = 0.05  # of the machine's memory available: programs kill for less, without a record
+STALLED_SECONDS = 10  # that every task waited for memory: what systemd-oomd goes by
 # A death seen so long before the end was lived through, where ranks died by a fault of their own.
 LIVED_THROUGH_SECONDS = 180
 
@@ -130,6 +131,8 @@ def _no_record(machine: Machine, finding: Finding) -> Finding | None:
     """A bare kill that nobody recorded: what was left of memory decides how much we believe."""
     total, available = machine.memory_bytes, machine.available_low_bytes
     scarce = None if not total or available is None else available < SCARCE_SHARE * total
+    if (machine.stalled_seconds or 0) >= STALLED_SECONDS:
+        scarce = True
     left = f"the machine had at least {show_bytes(available)} of memory available"
     if machine.oom_kills and not machine.kernel_read:
         why = f"{machine.oom_kills} processes of this machine were killed for memory meanwhile"
@@ -143,7 +146,8 @@ def _no_record(machine: Machine, finding: Finding) -> Finding | None:
         return replace(finding, confidence=FROM_SCARCITY, why=f"{finding.why}; {why}")
     if scarce:
         why = (
-            f"{looked} no such kill for memory, but only {show_bytes(available)} was available:"
+            f"{looked} no such kill for memory, but memory was short"
+            f" ({show_bytes(available)} available):"
             " a program that kills early (systemd-oomd, earlyoom) leaves no record there"
         )
         return replace(finding, confidence=FROM_SCARCITY, why=f"{finding.why}; {why}")

@@ -23,9 +23,8 @@ class Kin:
 
 def joined(event: KernelEvent, kin: Kin) -> KernelEvent:
     """Return the event with whether it is ours, and which rank's."""
-    if event.kind == "xid":
-        return replace(event, ours=_our_card(event, kin), rank=_rank(event, kin))
-    return replace(event, ours=_our_process(event, kin), rank=_rank(event, kin))
+    ours = _our_card(event, kin) if event.kind == "xid" else _our_process(event, kin)
+    return replace(event, ours=ours, rank=_rank(event, kin) if ours else None)
 
 
 def _our_card(event: KernelEvent, kin: Kin) -> bool | None:
@@ -33,7 +32,8 @@ def _our_card(event: KernelEvent, kin: Kin) -> bool | None:
         return None
     if event.bus_id not in kin.bus_ids:
         return False
-    foreign = kin.same_ids and event.pid is not None and event.pid not in kin.names
+    known = {*kin.names, *kin.ranks}
+    foreign = kin.same_ids and event.pid is not None and event.pid not in known
     # A neighbour on our card may crash by its own fault; the card's own faults are everyone's.
     return not (foreign and blame_of(event.code) in (Blame.APPLICATION, Blame.CONSEQUENCE))
 
@@ -41,9 +41,12 @@ def _our_card(event: KernelEvent, kin: Kin) -> bool | None:
 def _our_process(event: KernelEvent, kin: Kin) -> bool | None:
     if kin.cgroup and event.cgroup and event.cgroup.endswith(kin.cgroup):
         return True
-    if kin.same_ids and event.pid is not None and event.pid in kin.names:
-        # An id can be given out again, but hardly to a program of the same name.
-        return True if _same_name(kin.names[event.pid], event.task) else None
+    if kin.same_ids and event.pid is not None:
+        if event.pid in kin.names:
+            # An id can be given out again, but hardly to a program of the same name.
+            return True if _same_name(kin.names[event.pid], event.task) else None
+        if event.pid in kin.ranks:
+            return True
     if event.cgroup and kin.shared_cgroup and event.cgroup != kin.shared_cgroup:
         return False
     if event.cgroup and event.cgroup == kin.shared_cgroup != "/":

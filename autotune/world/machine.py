@@ -16,6 +16,7 @@ from autotune.world.kindred import Kindred, cgroups_are_the_machines, ids_are_th
 # What is kept of the kernel's log: our own, and a few of others for the picture.
 MOST_OURS = 32
 MOST_OF_OTHERS = 8
+MOST_WAITING = 256  # for the end of the attempt, before the least useful are let go
 
 
 class MachineWatch:
@@ -67,16 +68,16 @@ class MachineWatch:
             self._read_log(ranks)
             gap = self._log.gap()
             self._log.close()
-            self._whole = self._all(gap)
+            self._whole = self._all(gap, ranks)
         return self._whole
 
-    def _all(self, gap: Gap | None) -> tuple[Machine, tuple[Gap, ...]]:
+    def _all(self, gap: Gap | None, ranks: Mapping[int, int]) -> tuple[Machine, tuple[Gap, ...]]:
         if not self._looks:
             # The counters' first reading was taken when the attempt was over, or hardly begun.
             return Machine(), (Gap("the machine's counters", "nobody watched the attempt"),)
         own, grew = self._own, grown(self._counts, counts(self._own))
         machine = Machine(
-            kernel=self._kept(),
+            kernel=self._kept(ranks),
             kernel_read=gap is None,
             oom_kills=grew.oom_kills,
             cgroup_kills=grew.cgroup_kills,
@@ -97,26 +98,27 @@ class MachineWatch:
         return machine, (gap,) if gap else ()
 
     def _read_log(self, ranks: Mapping[int, int]) -> None:
-        kin = self._kin(ranks)
-        for line in self._log.read():
-            event = parse_kernel_line(line.text)
-            if event is None:
-                continue
-            self._events.append(replace(joined(event, kin), seconds=line.seconds))
-        self._events = merge(self._events)
-        if len(self._events) > 4 * MOST_OURS:
-            self._events = list(self._kept())
+        found = [(line, parse_kernel_line(line.text)) for line in self._log.read()]
+        new = [replace(event, seconds=line.seconds) for line, event in found if event is not None]
+        self._events = merge([*self._events, *new])
+        if len(self._events) > MOST_WAITING:
+            self._events = list(self._kept(ranks))
 
     def _kin(self, ranks: Mapping[int, int]) -> Kin:
         own = "" if not self._same_cgroups else self._own.name if self._own else "/"
         return Kin(self.kindred.names, ranks, _name(self._made), own, self._bus_ids, self._same_ids)
 
-    def _kept(self) -> tuple[KernelEvent, ...]:
-        """The first that may be ours, and the newest of others, in their order."""
-        others = [event for event in self._events if event.ours is False]
-        kept = [event for event in self._events if event.ours is not False][:MOST_OURS]
+    def _kept(self, ranks: Mapping[int, int]) -> tuple[KernelEvent, ...]:
+        """The first that may be ours, and the newest of others, in their order.
+
+        Joined as late as can be: a rank may die before it has told us its process id.
+        """
+        kin = self._kin(ranks)
+        told = [joined(event, kin) for event in self._events]
+        others = [event for event in told if event.ours is False]
+        kept = [event for event in told if event.ours is not False][:MOST_OURS]
         chosen = {id(event) for event in (*kept, *others[-MOST_OF_OTHERS:])}
-        return tuple(event for event in self._events if id(event) in chosen)
+        return tuple(event for event in told if id(event) in chosen)
 
 
 def _name(cgroup: Cgroup | None) -> str:

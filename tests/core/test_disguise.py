@@ -85,6 +85,7 @@ def test_what_befell_a_neighbour_does_not_lift_the_doubt() -> None:
         (replace(ROOMY, kernel_read=False, oom_kills=2), 0.65, 0.75),
         (replace(ROOMY, kernel_read=False), 0.2, 0.3),  # the machine's own counter did not move
         (replace(ROOMY, available_low_bytes=GIB), 0.55, 0.65),
+        (replace(ROOMY, stalled_seconds=30.0), 0.55, 0.65),
         (Machine(memory_bytes=64 * GIB, available_low_bytes=GIB), 0.55, 0.65),
         (Machine(memory_bytes=64 * GIB, available_low_bytes=40 * GIB), 0.5, 0.5),
     ],
@@ -404,6 +405,29 @@ def test_fragmentation_and_a_neighbour_begin_where_the_figures_say(
 ) -> None:
     found = sign(Failure.DEVICE_OOM, figures=figures(**gib))
     assert diagnose(evidence(signs=(found,))).failure is failure
+
+
+# --- crashes and stuck processes ----------------------------------------------------------------
+
+
+def test_the_kernel_says_in_which_library_a_rank_crashed() -> None:
+    text = "python[812]: segfault at 0 ip 00007f1 sp 00007ffd error 4 in libnccl.so[7f+1]"
+    trap = KernelEvent("trap", text, ours=True, rank=2, pid=812, task="python")
+    found = diagnose(evidence(exit_code=139, machine=with_kernel(trap)))
+    assert (found.failure, found.rank) == (Failure.USER_CODE_ERROR, 2)
+    assert "libnccl.so" in found.why
+    lived_on = diagnose(
+        evidence(exceptions=(raised("KeyError", "'x'"),), machine=with_kernel(trap))
+    )
+    assert "libnccl.so" not in lived_on.why
+
+
+def test_the_kernel_says_that_a_silent_process_was_stuck_below_the_program() -> None:
+    text = "INFO: task python:812 blocked for more than 120 seconds."
+    stuck = KernelEvent("hung_task", text, ours=True, rank=2, pid=812)
+    found = diagnose(evidence(ended_by_us="hang", machine=with_kernel(stuck)))
+    assert (found.failure, found.rank) == (Failure.HANG, 2)
+    assert "blocked for more than 120 seconds" in found.why
 
 
 # --- the record ---------------------------------------------------------------------------------

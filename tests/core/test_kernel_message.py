@@ -143,6 +143,12 @@ def test_an_id_given_out_again_to_another_program_is_not_taken_for_ours() -> Non
     assert joined(again, OURS).ours is None
 
 
+def test_a_rank_that_died_before_we_looked_at_it_is_ours_by_what_it_told_us() -> None:
+    kill = event("Out of memory: Killed process 77 (torchrun) total-vm:8kB")
+    assert joined(kill, Kin(ranks={77: 3})).ours is True
+    assert joined(kill, Kin(ranks={77: 3}, same_ids=False)).ours is False
+
+
 def test_in_a_container_ids_prove_nothing_and_only_names_are_left() -> None:
     inside = Kin(names={813: "python"}, ranks={813: 1}, same_ids=False)
     kill = joined(event("Out of memory: Killed process 813 (python) total-vm:8kB"), inside)
