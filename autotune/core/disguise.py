@@ -35,7 +35,8 @@ THREADS_SHARE = 0.5  # of the limit on processes, held by the attempt itself
 _SIGBUS = 7
 _LINES_OF_A_TRACEBACK = 80
 _BUS_ERROR = re.compile(r"\b[Bb]us error\b")
-_SHARED_FOLDER = "/dev/shm"  # noqa: S108 - looked for in words only
+# What torch and Python write of a file there; a name alone proves it only where it is full.
+_IN_SHARED = re.compile(r"/dev/shm\b|file </torch_\d")  # noqa: S108 - words, not a file of ours
 _SHARED = re.compile(r"shared_memory|multiprocessing/(?:heap|synchronize)|/torch_\d{1,9}_")
 _BARE = re.compile(r"CUDA error: out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY")
 _PINNING = re.compile(r"pin_memory|cudaHostAlloc|cudaHostRegister|CachingHostAllocator|pinned")
@@ -99,7 +100,7 @@ def _shared_memory(evidence: Evidence, finding: Finding) -> Finding | None:
     if finding.failure is not Failure.DISK_FULL:
         return None
     said = words_of(evidence, finding)
-    if _SHARED_FOLDER in said or (_shm_full(evidence) and _SHARED.search(said)):
+    if _IN_SHARED.search(said) or (_shm_full(evidence) and _SHARED.search(said)):
         return _full_shared_memory(evidence, finding)
     return None
 

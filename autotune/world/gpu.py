@@ -7,6 +7,7 @@ from typing import Any
 
 from autotune.core.evidence import Card
 from autotune.core.kernel_message import normal_bus_id
+from autotune.world.xid_events import XidEvents
 
 # Memory in use that NVML's list of processes leaves out: the driver's own share stays below it.
 _UNLISTED_BYTES = 2 * 2**30
@@ -124,6 +125,10 @@ class Gpus:
             if self._ours(gpu.index):
                 found[gpu.index] = _health(self._nvml, gpu.index)
         return found
+
+    def xid_events(self) -> XidEvents:
+        """Return what hears of the Xids of the job's GPUs from now on."""
+        return XidEvents(self._nvml, [g.index for g in self.present() if self._ours(g.index)])
 
     def index_of(self, uuid: str) -> int | None:
         """Return the index of the GPU with this UUID, or one that begins so."""

@@ -12,6 +12,7 @@ from autotune.world.counters import Limits, counts, grown, limits_of, lowest, ro
 from autotune.world.gpu import Gpus, changed
 from autotune.world.kernel_log import KernelLog
 from autotune.world.kindred import Kindred, cgroups_are_the_machines, ids_are_the_machines
+from autotune.world.xid_events import XidEvents
 
 # What is kept of the kernel's log: our own, and a few of others for the picture.
 MOST_OURS = 32
@@ -34,6 +35,7 @@ class MachineWatch:
         self._events: list[KernelEvent] = []
         self._gpus = gpus
         self._cards = gpus.health() if gpus else {}
+        self._xids = gpus.xid_events() if gpus else XidEvents(None, [])
         self._made = cgroup
         self._same_ids = ids_are_the_machines()
         self._same_cgroups = cgroups_are_the_machines()
@@ -68,6 +70,7 @@ class MachineWatch:
             self._read_log(ranks)
             gap = self._log.gap()
             self._log.close()
+            self._xids.close()
             self._whole = self._all(gap, ranks)
         return self._whole
 
@@ -101,6 +104,9 @@ class MachineWatch:
         found = [(line, parse_kernel_line(line.text)) for line in self._log.read()]
         new = [replace(event, seconds=line.seconds) for line, event in found if event is not None]
         self._events = merge([*self._events, *new])
+        known = {(event.bus_id, event.code) for event in self._events if event.kind == "xid"}
+        # The kernel's own line says more, and comes first where it may be read.
+        self._events += [x for x in self._xids.read() if (x.bus_id, x.code) not in known]
         if len(self._events) > MOST_WAITING:
             self._events = list(self._kept(ranks))
 

@@ -177,8 +177,13 @@ def test_a_broken_memory_module_is_nobodys_lack_of_memory() -> None:
 
 
 def test_no_space_left_in_shared_memory_is_no_full_disk() -> None:
-    there = "OSError: [Errno 28] No space left on device: '/dev/shm/psm_1'"
-    assert diagnose(printed(there)).failure is Failure.HOST_OOM
+    for there in (
+        "OSError: [Errno 28] No space left on device: '/dev/shm/psm_1'",
+        "RuntimeError: unable to allocate shared memory(shm) for file </torch_12_165_0>: "
+        "No space left on device (28)",
+    ):
+        assert diagnose(printed(there)).failure is Failure.HOST_OOM
+        assert diagnose(printed(there)).traits == (Trait.SHARED_MEMORY_FULL,)
     elsewhere = "OSError: [Errno 28] No space left on device: '/data/out'"
     assert diagnose(printed(elsewhere)).failure is Failure.DISK_FULL
 

@@ -30,11 +30,11 @@ LOOK_SECONDS = 0.01
 class Watched:
     """One program of the zoo as rank 0, sampled while it lives."""
 
-    def __init__(self, name: str, *arguments: str) -> None:
+    def __init__(self, name: str, *arguments: str, inside: tuple[str, ...] = ()) -> None:
         self.view = View()
         self.sampler = MemorySampler(CPU, None, lambda: self.view, Gpus(None, "none"), None)
         self.child = subprocess.Popen(
-            [sys.executable, str(ZOO / f"{name}.py"), *arguments],
+            [*inside, sys.executable, str(ZOO / f"{name}.py"), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -76,8 +76,8 @@ def watched() -> Iterator[Callable[..., Watched]]:
     """Return what starts a program and watches it; none of them outlives the test."""
     begun: list[Watched] = []
 
-    def start(name: str, *arguments: str) -> Watched:
-        begun.append(Watched(name, *arguments))
+    def start(name: str, *arguments: str, inside: tuple[str, ...] = ()) -> Watched:
+        begun.append(Watched(name, *arguments, inside=inside))
         return begun[-1]
 
     yield start
@@ -187,6 +187,35 @@ def test_shared_memory_that_runs_out_ends_in_a_bus_error_and_gets_its_name(
     found = diagnose(seen)
     assert (found.failure, found.traits) == (Failure.HOST_OOM, (Trait.SHARED_MEMORY_FULL,))
     assert "1.00 MiB" in found.why
+
+
+@pytest.mark.train
+def test_a_data_loaders_worker_killed_by_the_kernel_is_the_hosts(
+    watched: Callable[..., Watched], memory_cgroup: Path
+) -> None:
+    rank = watched("loader_worker", "killed", str(memory_cgroup))
+    rank.until_the_end()
+    seen = rank.evidence()
+    kernel_log_is_read(seen)
+    found = diagnose(seen)
+    assert found.failure is Failure.HOST_OOM
+    assert found.confidence > 0.95
+    assert "the kernel killed" in found.why
+
+
+@pytest.mark.train
+def test_a_data_loader_that_finds_shared_memory_full_is_no_full_disk(
+    watched: Callable[..., Watched],
+) -> None:
+    # A mount namespace of its own: the machine's /dev/shm is left alone.
+    small = 'mount -t tmpfs -o size=4m tmpfs /dev/shm && exec "$@"'
+    inside = ("unshare", "--mount", "sh", "-c", small, "sh")
+    if subprocess.run([*inside, "true"], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted over /dev/shm here")
+    rank = watched("loader_worker", "full", inside=inside)
+    rank.until_the_end()
+    found = diagnose(rank.evidence())
+    assert (found.failure, found.traits) == (Failure.HOST_OOM, (Trait.SHARED_MEMORY_FULL,))
 
 
 def test_threads_refused_to_a_lesser_user_name_the_limit(watched: Callable[..., Watched]) -> None:

@@ -44,6 +44,14 @@ class Memory:
 
 
 @dataclass
+class Told:
+    """One event, as NVML gives it."""
+
+    device: int
+    eventData: int  # noqa: N815 - NVML's name
+
+
+@dataclass
 class FakeNvml:
     """Answers as pynvml does for cards given as lists of processes."""
 
@@ -54,7 +62,12 @@ class FakeNvml:
     rows: tuple[int, int, int, int] | None = (0, 0, 0, 0)
     pages_pending: int = 0
     reasons: int = 0
+    xids: list[tuple[int, int]] = field(default_factory=list)  # card and code, still to be told
+    registered: list[int] = field(default_factory=list)
+    freed: int = 0
     NVMLError: type[Exception] = NVMLError
+    NVMLError_Timeout: type[Exception] = pynvml.NVMLError_Timeout
+    nvmlEventTypeXidCriticalError = 8  # noqa: N815
     NVML_MEMORY_ERROR_TYPE_UNCORRECTED = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
     NVML_VOLATILE_ECC = pynvml.NVML_VOLATILE_ECC
     nvmlClocksThrottleReasonHwThermalSlowdown = 64  # noqa: N815
@@ -106,6 +119,29 @@ class FakeNvml:
     def nvmlDeviceGetRetiredPagesPendingStatus(self, device: int) -> int:  # noqa: N802
         """Return whether a page waits to be retired."""
         return self.pages_pending
+
+    def nvmlEventSetCreate(self) -> str:  # noqa: N802
+        """Return a set that can be told of events."""
+        return "set"
+
+    def nvmlDeviceRegisterEvents(  # noqa: N802
+        self, handle: int, event_types: int, event_set: str
+    ) -> None:
+        """Tell the set of a card's events from now on."""
+        if handle in self.broken:
+            raise NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        self.registered.append(handle)
+
+    def nvmlEventSetWait_v2(self, event_set: str, timeout_ms: int) -> Told:  # noqa: N802
+        """Return the next event, or raise as NVML does where there is none."""
+        assert timeout_ms == 0
+        if not self.xids:
+            raise NVMLError(pynvml.NVML_ERROR_TIMEOUT)
+        return Told(*self.xids.pop(0))
+
+    def nvmlEventSetFree(self, event_set: str) -> None:  # noqa: N802
+        """Forget a set."""
+        self.freed += 1
 
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: int) -> int:  # noqa: N802
         """Return why a card is slowed."""
@@ -221,3 +257,33 @@ def test_the_health_of_cards_that_are_not_ours_is_not_asked() -> None:
     gpus = Gpus(FakeNvml([[], [], []]))
     gpus.indices = (2,)
     assert list(gpus.health()) == [2]
+
+
+def test_xids_are_heard_through_nvml_without_waiting() -> None:
+    nvml = FakeNvml([[], [], []])
+    gpus = Gpus(nvml)
+    gpus.indices = (0, 1)
+    heard = gpus.xid_events()
+    assert nvml.registered == [0, 1]
+    assert heard.read() == []
+    nvml.xids = [(1, 79), (0, 31)]
+    assert [(x.bus_id, x.code) for x in heard.read()] == [("0000:3b:00", 79), ("0000:3a:00", 31)]
+    heard.close()
+    assert nvml.freed == 1
+    assert heard.read() == []
+
+
+def test_a_driver_that_does_not_tell_xids_is_not_asked_again() -> None:
+    nvml = FakeNvml([[], []])
+    gpus = Gpus(nvml)
+    gpus.present()
+    nvml.broken = {1}
+    silent = gpus.xid_events()
+    assert nvml.freed == 1
+    assert silent.read() == []
+
+
+def test_a_flood_of_xids_is_heard_in_parts() -> None:
+    nvml = FakeNvml([[]], xids=[(0, 31)] * 100)
+    heard = Gpus(nvml).xid_events()
+    assert [len(heard.read()), len(heard.read()), len(heard.read())] == [64, 36, 0]

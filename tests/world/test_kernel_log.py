@@ -71,6 +71,15 @@ def test_a_log_we_may_not_read_is_a_gap_with_its_reason(tmp_path: Path) -> None:
     assert "No such file" in gap.why
 
 
+def test_a_log_that_breaks_while_it_is_read_is_a_gap_too(tmp_path: Path) -> None:
+    log = KernelLog(tmp_path)  # a folder opens, and cannot be read
+    assert told(log) == []
+    gap = log.gap()
+    assert gap is not None
+    assert "reading it failed" in gap.why
+    assert told(log) == []
+
+
 def test_the_real_log_is_followed_where_it_may_be_read() -> None:
     log = KernelLog()
     if log.gap() is not None:
