@@ -1,5 +1,6 @@
 """Tells a broken card from a broken program, by what the kernel and NVML say of the card."""
 
+import re
 from dataclasses import replace
 
 from autotune.core.evidence import Card, Evidence, KernelEvent
@@ -21,12 +22,18 @@ _VEILS = frozenset({
 })  # fmt: skip
 # What a card in doubt may account for: a training that said nothing better.
 _SILENT = frozenset({Failure.UNKNOWN, Failure.GPU_HARDWARE})
+# An error of the training's own that has nothing to do with a card is not the card's.
+_OF_A_CARD = re.compile(r"(?i)cuda|nccl|cublas|cudnn|\bgpu\b|\bdevice\b|SIGABRT|SIGSEGV|SIGBUS")
 _LATE = "unspecified launch failure"
 
 
 def broken_card(evidence: Evidence, finding: Finding) -> Finding | None:
     """Return what the cards say was the cause, or None where they say nothing."""
     if finding.failure not in _VEILS:
+        return None
+    if finding.failure is Failure.USER_CODE_ERROR and not _OF_A_CARD.search(
+        words_of(evidence, finding)
+    ):
         return None
     xids = [e for e in evidence.machine.kernel if e.kind == "xid" and e.ours is not False]
     for card in evidence.machine.cards:

@@ -124,6 +124,7 @@ class Machine:
     kernel_read: bool | None = None  # the whole of the log; None when nobody looked
     oom_kills: int | None = None  # by the kernel, on the whole machine
     cgroup_kills: int | None = None  # in the memory cgroup that autotune itself lives in
+    counted_seconds: float | None = None  # when a cgroup of ours last counted a kill
     cgroup_refusals: int | None = None  # how often that cgroup was at its limit
     cgroup_limit_bytes: int | None = None  # of that cgroup
     memory_bytes: int | None = None

@@ -21,14 +21,14 @@ FROM_PLENTY = 0.25  # nothing was counted, and much was left
 
 SCARCE_SHARE = 0.05  # of the machine's memory available: programs kill for less, without a record
 STALLED_SECONDS = 10  # that every task waited for memory: what systemd-oomd goes by
-# A death seen so long before the end was lived through, where ranks died by a fault of their own.
-LIVED_THROUGH_SECONDS = 180
+LIVED_THROUGH_SECONDS = 180  # before the end: a worker's death so long ago was lived through
 
 # What the others show, or nobody shows, when the kernel has killed a process.
 _VEILS = frozenset({
     Failure.UNKNOWN, Failure.USER_CODE_ERROR, Failure.HANG, Failure.PREEMPTED,
     Failure.COLLECTIVE_ERROR, Failure.COLLECTIVE_TIMEOUT, Failure.RENDEZVOUS_PORT,
 })  # fmt: skip
+_WAITING = frozenset({Failure.HANG, Failure.COLLECTIVE_TIMEOUT})  # which end long after the cause
 _BUILDS = frozenset({Failure.OP_BUILD, Failure.OFFLOAD_DEVICE})
 _SIGKILL = 9
 _BARE_KILLS = frozenset({"killed_outright", "map_worker_died"})
@@ -43,43 +43,46 @@ _CONSTRAINTS = {
 
 def killed(evidence: Evidence, finding: Finding) -> Finding | None:
     """Return the finding as kills, or the lack of any, make it; None where they say nothing."""
-    kills = [e for e in evidence.machine.kernel if e.kind == "oom_kill" and e.ours is not False]
+    machine = evidence.machine
+    kills = [
+        event for event in machine.kernel
+        if event.kind == "oom_kill" and event.ours is not False
+        and _in_time(event.seconds, finding, evidence, event.rank)
+    ]  # fmt: skip
     said = words_of(evidence, finding)
     sure = [e for e in kills if e.ours or _named(e, said)]
-    if sure and _explained(finding, sure, evidence):
+    if sure and _explained(finding, sure):
         return _host_oom(finding, FROM_OWN_RECORD, _record(sure), sure)
-    if evidence.memory.cgroup_oom_kills and _veiled(finding):
+    if _veiled(finding) and _in_time(machine.counted_seconds, finding, evidence):
         count = evidence.memory.cgroup_oom_kills
-        why = f"the kernel killed {count} of its processes for memory"
-        return _host_oom(finding, FROM_OWN_COUNTER, why, kills)
-    if evidence.machine.cgroup_kills and _veiled(finding):
-        count = evidence.machine.cgroup_kills
-        why = f"the kernel killed {count} for memory in the cgroup that this run lives in"
-        return _host_oom(finding, FROM_SHARED_COUNTER, why, kills)
+        if count:
+            why = f"the kernel killed {count} of its processes for memory"
+            return _host_oom(finding, FROM_OWN_COUNTER, why, kills)
+        if machine.cgroup_kills:
+            count = machine.cgroup_kills
+            why = f"the kernel killed {count} for memory in the cgroup that this run lives in"
+            return _host_oom(finding, FROM_SHARED_COUNTER, why, kills)
     if not _without_a_word(finding, evidence):
         return None
     if kills:
         why = f"{_record(kills)}; most likely it was this training's"
         return _host_oom(finding, FROM_LIKELY_RECORD, why, kills)
-    return _no_record(evidence.machine, finding)
+    return _no_record(machine, finding)
 
 
-def _explained(finding: Finding, kills: Sequence[KernelEvent], evidence: Evidence) -> bool:
-    if finding.failure is Failure.HOST_OOM:
-        return True
+def _explained(finding: Finding, kills: Sequence[KernelEvent]) -> bool:
     if finding.failure in _BUILDS:
         return any(event.task.startswith(_COMPILERS) for event in kills)
-    if finding.failure not in _VEILS:
-        return False
-    if finding.failure not in (Failure.USER_CODE_ERROR, Failure.UNKNOWN):
-        return True
-    return any(_near_the_end(event, evidence.seconds) for event in kills)
+    return _veiled(finding)
 
 
-def _near_the_end(event: KernelEvent, seconds: float | None) -> bool:
-    if event.seconds is None or seconds is None:
+def _in_time(
+    at: float | None, finding: Finding, evidence: Evidence, rank: int | None = None
+) -> bool:
+    """Whether a kill can have been the end: what a training lived through was not."""
+    if at is None or evidence.seconds is None or rank is not None:
         return True
-    return event.rank is not None or seconds - event.seconds <= LIVED_THROUGH_SECONDS
+    return finding.failure in _WAITING or evidence.seconds - at <= LIVED_THROUGH_SECONDS
 
 
 def _veiled(finding: Finding) -> bool:

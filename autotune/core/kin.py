@@ -51,6 +51,8 @@ def _our_process(event: KernelEvent, kin: Kin) -> bool | None:
         return False
     if event.cgroup and event.cgroup == kin.shared_cgroup != "/":
         return True if event.kind == "fork_refused" else None
+    if not event.task:
+        return None
     # A process that came and went between two looks leaves only its name.
     known = {*kin.names.values(), *RANK_TASKS}
     return None if any(_same_name(name, event.task) for name in known) else False

@@ -1,6 +1,7 @@
 """Watches the machine around one attempt: its kernel's log, its counters, its cards' health."""
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -48,6 +49,9 @@ class MachineWatch:
         self._limits = Limits()
         self._threads = 0
         self._looks = 0
+        self._began = time.monotonic()
+        self._kills = self._counted_kills()
+        self._counted_at: float | None = None
         known = frozenset(card.bus_id for card in self._cards.values())
         # A job without GPUs is met by no Xid; where a card's place is not told, any may be ours.
         self._bus_ids = known if gpus is None or (known and all(known)) else None
@@ -62,6 +66,7 @@ class MachineWatch:
         for pid in ranks:
             found = limits_of(pid)
             self._limits = found if found != Limits() else self._limits
+        self._count_kills()
         self._read_log(ranks)
 
     def reading(self, ranks: Mapping[int, int]) -> tuple[Machine, tuple[Gap, ...]]:
@@ -78,12 +83,14 @@ class MachineWatch:
         if not self._looks:
             # The counters' first reading was taken when the attempt was over, or hardly begun.
             return Machine(), (Gap("the machine's counters", "nobody watched the attempt"),)
+        self._count_kills()
         own, grew = self._own, grown(self._counts, counts(self._own))
         machine = Machine(
             kernel=self._kept(ranks),
             kernel_read=gap is None,
             oom_kills=grew.oom_kills,
             cgroup_kills=grew.cgroup_kills,
+            counted_seconds=self._counted_at,
             cgroup_refusals=grew.cgroup_refusals,
             cgroup_limit_bytes=own.limit_bytes() if own else None,
             memory_bytes=self._room.total,
@@ -99,6 +106,15 @@ class MachineWatch:
             cards=changed(self._cards, self._gpus.health() if self._gpus else {}),
         )
         return machine, (gap,) if gap else ()
+
+    def _count_kills(self) -> None:
+        """Note when a kill is counted; one counted after the last look was the end."""
+        kills = self._counted_kills()
+        if kills > self._kills:
+            self._kills, self._counted_at = kills, round(time.monotonic() - self._began, 1)
+
+    def _counted_kills(self) -> int:
+        return sum(group.oom_kills() or 0 for group in (self._made, self._own) if group)
 
     def _read_log(self, ranks: Mapping[int, int]) -> None:
         found = [(line, parse_kernel_line(line.text)) for line in self._log.read()]

@@ -115,6 +115,32 @@ def test_a_kill_that_was_lived_through_long_before_is_not_the_cause() -> None:
     assert diagnose(seen).failure is Failure.USER_CODE_ERROR
 
 
+def test_what_was_lived_through_explains_no_later_kill_either() -> None:
+    worker = replace(KILL, rank=None, seconds=95.0)
+    machine = with_kernel(worker, cgroup_kills=1, counted_seconds=95.0)
+    later = diagnose(evidence(exit_code=137, machine=machine, seconds=5000.0))
+    assert later.confidence < 0.4
+    error = raised("KeyError", "'text'")
+    raised_later = evidence(exceptions=(error,), machine=machine, seconds=5000.0)
+    assert diagnose(raised_later).failure is Failure.USER_CODE_ERROR
+    soon = diagnose(evidence(exit_code=137, machine=machine, seconds=100.0))
+    assert soon.confidence > 0.95
+
+
+def test_a_hang_is_explained_by_a_kill_however_long_ago() -> None:
+    worker = replace(KILL, rank=None, seconds=95.0)
+    hung = evidence(ended_by_us="hang", machine=with_kernel(worker), seconds=5000.0)
+    assert diagnose(hung).failure is Failure.HOST_OOM
+
+
+def test_a_kill_that_only_a_cgroup_counted_explains_what_was_raised_then() -> None:
+    error = raised("RuntimeError", "the worker is gone")
+    counted = Machine(kernel_read=False, cgroup_kills=1, counted_seconds=95.0)
+    seen = evidence(exceptions=(error,), machine=counted, seconds=100.0)
+    assert diagnose(seen).failure is Failure.HOST_OOM
+    assert diagnose(replace(seen, seconds=5000.0)).failure is Failure.USER_CODE_ERROR
+
+
 def test_a_kill_hides_behind_the_words_of_the_other_ranks() -> None:
     seen = printed("RuntimeError: NCCL error: remote process exited or there was a network error",
                    machine=with_kernel(KILL))  # fmt: skip
@@ -320,6 +346,13 @@ def test_an_xid_of_a_neighbours_card_changes_nothing() -> None:
 def test_a_broken_card_does_not_outrank_a_cause_of_another_kind() -> None:
     words = "train.py: error: unrecognized arguments: --lerning_rate"
     assert diagnose(printed(words, machine=with_kernel(XID))).failure is Failure.CONFIG_ERROR
+
+
+def test_an_error_that_has_nothing_to_do_with_a_card_is_not_the_cards() -> None:
+    seen = evidence(exceptions=(raised("KeyError", "'text'"),), machine=with_kernel(XID))
+    assert diagnose(seen).failure is Failure.USER_CODE_ERROR
+    of_card = raised("RuntimeError", "CUDA driver error: unknown error")
+    assert diagnose(replace(seen, exceptions=(of_card,))).failure is Failure.GPU_HARDWARE
 
 
 def test_an_xid_that_follows_the_death_of_a_process_proves_nothing() -> None:

@@ -163,6 +163,14 @@ def test_what_died_in_the_cgroup_made_for_the_attempt_is_ours_even_in_a_containe
     assert joined(event(line), made).ours is True
 
 
+def test_a_fork_refused_is_joined_by_its_cgroup_alone() -> None:
+    refused = event("cgroup: fork rejected by pids controller in /slurm/job_7/step_0")
+    assert joined(refused, OURS).ours is True
+    elsewhere = event("cgroup: fork rejected by pids controller in /docker/1f")
+    assert joined(elsewhere, OURS).ours is False
+    assert joined(elsewhere, Kin(same_ids=False)).ours is None
+
+
 def test_an_xid_is_ours_by_the_card_and_a_neighbours_fault_on_it_is_not() -> None:
     lost = event("NVRM: Xid (PCI:0000:3b:00): 79, pid=7, name=x, GPU has fallen off the bus")
     other = event("NVRM: Xid (PCI:0000:af:00): 79, pid=813, name=python, fallen")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from autotune.core.evidence import KernelEvent
+from autotune.world.cgroup import Cgroup
 from autotune.world.gpu import Gpus
 from autotune.world.kernel_log import KernelLog
 from autotune.world.kindred import ids_are_the_machines
@@ -98,6 +99,22 @@ def test_a_job_without_gpus_is_met_by_no_xid(kernel: tuple[KernelLog, Write]) ->
     write("NVRM: Xid (PCI:0000:3a:00): 79, pid='<unknown>', GPU has fallen off the bus.")
     watch.sample({})
     assert [event.ours for event in events(watch, {})] == [False]
+
+
+def test_it_is_noted_when_the_cgroup_of_the_attempt_counts_a_kill(
+    kernel: tuple[KernelLog, Write], tmp_path: Path
+) -> None:
+    counter = tmp_path / "memory.events"
+    counter.write_text("oom 0\noom_kill 0\n")
+    quiet = MachineWatch(None, Cgroup(tmp_path, 1000, 2), kernel[0])
+    quiet.sample({})
+    assert quiet.reading({})[0].counted_seconds is None
+    watch = MachineWatch(None, Cgroup(tmp_path, 1000, 2), kernel[0])
+    watch.sample({})
+    counter.write_text("oom 1\noom_kill 1\n")
+    watch.sample({})
+    counter.unlink()  # it is taken away before the last look
+    assert watch.reading({})[0].counted_seconds is not None
 
 
 def test_the_last_look_is_taken_once(kernel: tuple[KernelLog, Write]) -> None:
