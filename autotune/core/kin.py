@@ -16,7 +16,7 @@ class Kin:
     names: Mapping[int, str] = field(default_factory=dict)  # process id to task name, when seen
     ranks: Mapping[int, int] = field(default_factory=dict)  # process id to rank
     cgroup: str = ""  # made for this attempt alone
-    shared_cgroup: str = ""  # autotune's own, perhaps not its alone; a container cannot tell
+    cgroups: frozenset[str] = frozenset()  # where ours lived, perhaps beside others; empty: unknown
     bus_ids: frozenset[str] | None = None  # of our cards; None: not known
     same_ids: bool = True  # our process ids are the machine's own: we are in no container
 
@@ -47,9 +47,9 @@ def _our_process(event: KernelEvent, kin: Kin) -> bool | None:
             return True if _same_name(kin.names[event.pid], event.task) else None
         if event.pid in kin.ranks:
             return True
-    if event.cgroup and kin.shared_cgroup and event.cgroup != kin.shared_cgroup:
+    if event.cgroup and kin.cgroups and event.cgroup not in kin.cgroups:
         return False
-    if event.cgroup and event.cgroup == kin.shared_cgroup != "/":
+    if event.cgroup in kin.cgroups - {"/"}:
         return True if event.kind == "fork_refused" else None
     if not event.task:
         return None

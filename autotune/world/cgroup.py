@@ -81,10 +81,18 @@ def own_cgroup(root: Path = ROOT) -> OwnCgroup | None:
     return OwnCgroup(folder, f"/{path}", version) if folder.is_dir() else None
 
 
-def _where_we_live() -> tuple[int | None, str]:
+def cgroup_name(pid: int) -> str | None:
+    """Return how a process's memory cgroup is called, or None where that cannot be read."""
+    try:
+        return f"/{_where_we_live(str(pid))[1]}"
+    except OSError:
+        return None
+
+
+def _where_we_live(process: str = "self") -> tuple[int | None, str]:
     """Return the version of our memory cgroup, None for none, and its path; raises OSError."""
     paths = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in Path(f"/proc/{process}/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         paths[controllers] = path.lstrip("/")
     for controllers, path in paths.items():

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import psutil
 
+from autotune.world.cgroup import cgroup_name
+
 MOST_REMEMBERED = 4096
+MOST_CGROUPS = 64
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # numbers that Linux gives to the namespaces of the machine
 _INITIAL_CGROUP_NAMESPACE = 0xEFFFFFFB
 
@@ -20,6 +23,7 @@ class Kindred:
         self.names: dict[int, str] = {}
         self.alive: tuple[int, ...] = ()
         self.threads = 0  # of all that live, at the last look
+        self.cgroups: set[str] = set()  # where any of them was seen to live
 
     def look(self, beside: Mapping[int, int]) -> None:
         """See who lives now; `beside` holds ids known from elsewhere."""
@@ -31,6 +35,8 @@ class Kindred:
                     found[pid] = len(threads)
         self.alive, self.threads = tuple(found), sum(found.values())
         for pid in found:
+            if (pid not in self.names or pid in beside) and len(self.cgroups) < MOST_CGROUPS:
+                self.cgroups |= {name for name in (cgroup_name(pid),) if name}
             with contextlib.suppress(OSError):
                 name = Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").rstrip("\n")
                 self.names.pop(pid, None)

@@ -127,8 +127,10 @@ class MachineWatch:
             self._events = list(self._kept(ranks))
 
     def _kin(self, ranks: Mapping[int, int]) -> Kin:
-        own = "" if not self._same_cgroups else self._own.name if self._own else "/"
-        return Kin(self.kindred.names, ranks, _name(self._made), own, self._bus_ids, self._same_ids)
+        lived = frozenset(self.kindred.cgroups) if self._same_cgroups else frozenset()
+        return Kin(
+            self.kindred.names, ranks, _name(self._made), lived, self._bus_ids, self._same_ids
+        )
 
     def _kept(self, ranks: Mapping[int, int]) -> tuple[KernelEvent, ...]:
         """The first that may be ours, and the newest of others, in their order.

@@ -19,7 +19,7 @@ KILLED = (
 OURS = Kin(
     names={812: "pt_data, worker", 813: "python"},
     ranks={813: 1},
-    shared_cgroup="/slurm/job_7/step_0",
+    cgroups=frozenset({"/slurm/job_7/step_0"}),
     bus_ids=frozenset({"0000:3b:00"}),
 )
 
