@@ -33,6 +33,9 @@ def tree_resident_bytes(pids: Sequence[int]) -> int | None:
     return total or None
 
 
+_BY_PROCESS = "gpu memory by process"
+
+
 class MemorySampler:
     """Samples one attempt; a reading that fails is a gap and never stops the watching."""
 
@@ -105,9 +108,17 @@ class MemorySampler:
     def _of_ranks(self, pids: Sequence[int]) -> list[int]:
         if self._device == "cpu":
             return [size for size in map(data_bytes, pids) if size is not None]
-        readings, self._others, gap = self._gpus.use(pids)
-        if gap:
-            self._gaps.setdefault("gpu memory by process", gap)
+        alive = [pid for pid in pids if pid in self._around.kindred.alive]
+        if pids and not alive:
+            return []  # who holds the card now says nothing of what they died of
+        readings, others, gap = self._gpus.use(alive)
+        if others is not None or self._peak is None:
+            self._others = others  # once ours were found there, a look that finds none is late
+        if readings:
+            # Before its context exists a rank holds nothing, and looks like one of a container.
+            self._gaps.pop(_BY_PROCESS, None)
+        elif gap:
+            self._gaps[_BY_PROCESS] = gap
         free = self._gpus.free_bytes()
         if free is not None:
             self._card_free = min(free, self._card_free if self._card_free is not None else free)
