@@ -117,7 +117,7 @@ class MemorySampler:
         if readings:
             # Before its context exists a rank holds nothing, and looks like one of a container.
             self._gaps.pop(_BY_PROCESS, None)
-        elif gap:
+        elif gap and self._peak is None:
             self._gaps[_BY_PROCESS] = gap
         free = self._gpus.free_bytes()
         if free is not None:
