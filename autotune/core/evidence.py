@@ -31,6 +31,7 @@ class Sign:
     rank: int | None = None
     phase: Phase | None = None
     figures: OomFigures | None = None
+    cure: str = ""  # one thing a person can do, where the signature knows it
 
 
 @dataclass(frozen=True)
@@ -116,3 +117,4 @@ class Diagnosis:
     secondary: tuple[Failure, ...] = ()
     evidence: tuple[Reason, ...] = ()
     outranked: tuple[Reason, ...] = ()  # matched, and why they did not win is in `why`
+    cure: str = ""  # one thing a person can do about it, "" where nothing certain is known

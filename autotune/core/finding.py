@@ -43,6 +43,7 @@ def complete(evidence: Evidence, finding: Finding) -> Diagnosis:
         outranked=_reasons(
             s for s in others if s.failure is not finding.failure and s.role is not Role.CONTEXT
         ),
+        cure=next((s.cure for s in finding.rests_on if s.cure), ""),
     )
 
 

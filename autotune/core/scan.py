@@ -142,6 +142,7 @@ class Scanner:
             rank=line.rank,
             phase=phase,
             figures=figures if figures and has_figures(figures) else None,
+            cure=signature.cure,
         )
 
     def _advanced(self, groups: dict[str, str | None]) -> bool:

@@ -23,6 +23,7 @@ class Signature:
     careful: str
     phase: Phase | None = None
     device: str | None = None  # matches only for a job on this device; unknown counts as cuda
+    cure: str = ""  # one thing a person can do, as a version to install
 
     @cached_property
     def compiled(self) -> tuple[re.Pattern[str], ...]:

@@ -17,7 +17,7 @@ from autotune.core.signature import CPU, CUDA, Signature, Signatures
 from autotune.world.policy_folder import SIGNATURES, policy_folder
 
 _REQUIRED = ("name", "failure", "role", "patterns", "means", "careful")
-_KEYS = (*_REQUIRED, "phase", "device")
+_KEYS = (*_REQUIRED, "phase", "device", "cure")
 E = TypeVar("E", bound=Enum)
 
 
@@ -95,6 +95,7 @@ class _Entry:
             careful=self.text("careful"),
             phase=self.member("phase", Phase) if "phase" in self.entry else None,
             device=self.device(),
+            cure=self.text("cure") if "cure" in self.entry else "",
         )
 
     def text(self, key: str) -> str:

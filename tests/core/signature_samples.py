@@ -160,6 +160,16 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
          "AssertionError"],
         ["    raise ValueError(x)", "INFO: ValueError: was handled", "Error: 3 of 4"],
     ),
+    "bus_error": (["train.sh: line 4:  4711 Bus error               (core dumped) python train.py"],
+                  ["the bus errors are counted"]),
+    "map_worker_died": (
+        ["RuntimeError: One of the subprocesses has abruptly died during map operation."],
+        ["the map operation died down"],
+    ),
+    "refused_while_reading_configuration": (
+        ['  File "/venv/lib/python3.11/argparse.py", line 2582, in parse_args'],
+        ['  File "/home/user/arguments.py", line 2582, in parse_args'],
+    ),
     "run_completed": (
         ["{'train_runtime': 3.2, 'train_loss': 1.0}"],
         ["the runtime of train is long"],
