@@ -32,6 +32,7 @@ class Sign:
     phase: Phase | None = None
     figures: OomFigures | None = None
     cure: str = ""  # one thing a person can do, where the signature knows it
+    raised: bool = False  # on the line that shows an exception
 
 
 @dataclass(frozen=True)

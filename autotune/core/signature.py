@@ -9,6 +9,7 @@ from autotune.core.failure import Failure, Phase, Role
 from autotune.core.pattern import compile_pattern, required_words, word_finder, words_within
 
 CPU, CUDA = "cpu", "cuda"
+CALMING = "frightening_but_healthy"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Signature:
     phase: Phase | None = None
     device: str | None = None  # matches only for a job on this device; unknown counts as cuda
     cure: str = ""  # one thing a person can do, as a version to install
+
+    @property
+    def calms(self) -> bool:
+        """Whether a line with these words is healthy, whatever else it says."""
+        return self.name == CALMING
 
     @cached_property
     def compiled(self) -> tuple[re.Pattern[str], ...]:
