@@ -7,7 +7,7 @@ from autotune.core.evidence import RankException, Sign
 from autotune.core.failure import Failure, Phase, Role
 from autotune.core.line import Line, clean
 from autotune.core.oom_message import has_figures, parse_oom
-from autotune.core.signature import Found, Signature, Signatures
+from autotune.core.signature import FRAME, Found, Signature, Signatures
 
 MOST_TEXT = 300  # of a sign, as kept
 FIRST_KEPT = 3  # of one signature on one rank; the latest is kept as well
@@ -37,6 +37,11 @@ _SAID_CALMLY = frozenset({
     Failure.COLLECTIVE_TIMEOUT,
 })  # fmt: skip
 _FRAME = re.compile(r"\s{0,20}File \"[^\"]{1,4000}\", line \d{1,9}")
+# "~/x.py in f(a)" and "File ~/x.py:3, in C.f(a)"
+_NOTEBOOK_FRAME = re.compile(
+    r"(?:File )?([~/.\w][^\s:]{0,300}\.py|<ipython-input-[^>]{1,60}>)(?::(\d{1,7}))?,? in "
+    r"(?:[\w<>]{1,80}\.){0,4}([\w<>]{1,80})"
+)
 _NOTEBOOK_SOURCE = re.compile(r"\s{0,12}(?:-{1,8}> ?)?\d{1,6}(?:\s|$)")
 _NUMBERED_SOURCE = re.compile(r"\s{0,12}(?:-{1,8}> ?\d{1,6}\s|\d{1,6} {5})")
 
@@ -85,10 +90,12 @@ class Scanner:
             return []  # a notebook's traceback, of which the head may be out of sight
         if traceback is not None and self._is_source(line, traceback):
             return []
-        found = self._signatures.search(line.text)
-        if traceback is not None and _FRAME.match(line.text):
-            self._read_frame(found, line.text, traceback)
+        frame = _frame(line.text, traceback) if traceback is not None else None
+        if traceback is not None and frame is not None:
+            self._read_frame(frame, traceback)
             return []
+        found = self._signatures.search(line.text)
+        found = [item for item in found if item.signature.where != FRAME]
         raised = _raises(found) or (traceback is not None and _ends(line.text, traceback))
         signs = [self._sign(item, line, traceback, raised) for item in _weed(found)]
         kept = [sign for sign in signs if sign is not None]
@@ -135,7 +142,8 @@ class Scanner:
         )
         return quoted and not _FRAME.match(line.text)
 
-    def _read_frame(self, found: list[Found], text: str, traceback: _Traceback) -> None:
+    def _read_frame(self, text: str, traceback: _Traceback) -> None:
+        found = self._signatures.search(text)
         phases = [item.signature.phase for item in found if item.signature.phase]
         traceback.framed = True
         if phases and traceback.phase is None:
@@ -225,6 +233,16 @@ class Scanner:
             kept.first.append(sign)
         else:
             kept.last = sign
+
+
+def _frame(text: str, traceback: _Traceback) -> str | None:
+    """Return a traceback's frame as Python writes it, or None where the line is none."""
+    if _FRAME.match(text):
+        return text
+    match = _NOTEBOOK_FRAME.match(text) if traceback.notebook else None
+    if match is None:
+        return None
+    return f'  File "{match[1]}", line {match[2] or 0}, in {match[3]}'
 
 
 def _weed(found: list[Found]) -> list[Found]:

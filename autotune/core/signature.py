@@ -9,6 +9,7 @@ from autotune.core.failure import Failure, Phase, Role
 from autotune.core.pattern import compile_pattern, required_words, word_finder, words_within
 
 CPU, CUDA = "cpu", "cuda"
+FRAME = "frame"
 CALMING = "frightening_but_healthy"
 
 
@@ -24,6 +25,7 @@ class Signature:
     careful: str
     phase: Phase | None = None
     device: str | None = None  # matches only for a job on this device; unknown counts as cuda
+    where: str | None = None  # "frame": in the frames of tracebacks only
     cure: str = ""  # one thing a person can do, as a version to install
 
     @property

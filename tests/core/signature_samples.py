@@ -175,3 +175,26 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
         ["the runtime of train is long"],
     ),
 }  # fmt: skip
+
+# name: (a module whose frames it must be found in, one whose frames it must not be found in)
+FRAMES = {
+    "raised_in_quantization": ("bitsandbytes/functional.py", "bitsandbytes_notes/functional.py"),
+    "raised_in_data": ("datasets/arrow_dataset.py", "datasets/dataset_dict.py"),
+    "raised_in_network": ("urllib3/connection.py", "urlwatch/connection.py"),
+    "raised_in_build": ("torch/utils/cpp_extension.py", "torch/utils/cpp_backtrace.py"),
+    "raised_in_checkpoint": (
+        "torch/distributed/checkpoint/planner.py",
+        "torch/distributed/launch.py",
+    ),
+    "raised_in_offload": ("accelerate/hooks.py", "accelerate/tracking.py"),
+    "raised_in_rendezvous": ("torch/distributed/rendezvous.py", "torch/distributed/run.py"),
+    "raised_at_the_driver": ("pynvml/nvml.py", "nvme/nvml.py"),
+    "raised_while_importing": (
+        "transformers/utils/import_utils.py",
+        "transformers/utils/logging.py",
+    ),
+}
+SAMPLES |= {
+    name: tuple([f'  File "/v/lib/site-packages/{path}", line 3, in go'] for path in paths)  # type: ignore[misc]
+    for name, paths in FRAMES.items()
+}
