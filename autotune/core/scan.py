@@ -206,7 +206,7 @@ class Scanner:
             role=role,
             line=self.lines,
             text=excerpt(line.text, item.match.start()),
-            rank=line.rank,
+            rank=int(groups["rank"]) if groups.get("rank") else line.rank,
             phase=signature.phase,
             figures=figures if figures and has_figures(figures) else None,
             cure=signature.cure,

@@ -160,6 +160,10 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
          "AssertionError"],
         ["    raise ValueError(x)", "INFO: ValueError: was handled", "Error: 3 of 4"],
     ),
+    "launcher_names_rank": (
+        ["  rank      : 3 (local_rank: 3)", "E0101 failed (exitcode: 1) local_rank: 3 (pid: 4711)"],
+        ["  rank      : high", "local_rank: 3 is on node 7"],
+    ),
     "bus_error": (["train.sh: line 4:  4711 Bus error               (core dumped) python train.py"],
                   ["the bus errors are counted"]),
     "map_worker_died": (

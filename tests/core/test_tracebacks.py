@@ -107,3 +107,15 @@ def test_a_warning_ends_nothing_unless_the_training_died_without_another_word(li
 def test_a_logged_end_is_an_end_at_whatever_level() -> None:
     line = "WARNING:torch.distributed.elastic.agent.server.api:Received Signals.SIGINT death signal"
     assert explained([line]).failure is Failure.USER_INTERRUPT
+
+
+def test_the_launcher_names_the_rank_where_no_line_does() -> None:
+    table = ["  rank      : 1 (local_rank: 1)", "Root Cause (first observed failure):"]
+    lines = [TRACEBACK, *frame("a.py"), SHORTAGE, *table, "  rank      : 2 (local_rank: 2)"]
+    assert explained(lines).rank == 2
+    assert explained([*lines[:3], f"[rank0]: {SHORTAGE}", *lines[4:]]).rank == 0
+
+
+def test_a_line_that_says_how_it_goes_on_is_no_failure() -> None:
+    line = "Error: flash_attn is not installed, falling back to eager attention"
+    assert explained([line], exit_code=1).failure is Failure.UNKNOWN
