@@ -187,6 +187,8 @@ class Scanner:
             sign = replace(sign, role=Role.CASCADE)
         elif sign.signature == NAMELESS and traceback.place is not None:
             sign = replace(sign, failure=traceback.place.failure, role=Role.CONFIRMS)
+        if traceback.place is not None and traceback.place.failure is sign.failure:
+            sign = replace(sign, cure=sign.cure or traceback.place.cure)
         return replace(sign, phase=sign.phase or traceback.phase)
 
     def _sign(

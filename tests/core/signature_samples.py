@@ -160,6 +160,10 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
          "AssertionError"],
         ["    raise ValueError(x)", "INFO: ValueError: was handled", "Error: 3 of 4"],
     ),
+    "raised_in_offloaded_clipping": (
+        ['  File "/v/deepspeed/runtime/zero/stage3.py", line 2117, in unscale_and_clip_grads'],
+        ['  File "/v/deepspeed/runtime/zero/stage3.py", line 2117, in step'],
+    ),
     "launcher_names_rank": (
         ["  rank      : 3 (local_rank: 3)", "E0101 failed (exitcode: 1) local_rank: 3 (pid: 4711)"],
         ["  rank      : high", "local_rank: 3 is on node 7"],

@@ -119,3 +119,11 @@ def test_the_launcher_names_the_rank_where_no_line_does() -> None:
 def test_a_line_that_says_how_it_goes_on_is_no_failure() -> None:
     line = "Error: flash_attn is not installed, falling back to eager attention"
     assert explained([line], exit_code=1).failure is Failure.UNKNOWN
+
+
+def test_a_place_of_the_same_failure_brings_its_cure() -> None:
+    place = frame("/v/site-packages/deepspeed/runtime/zero/stage3.py", "unscale_and_clip_grads")
+    words = "RuntimeError: Expected all tensors to be on the same device, but found at least two"
+    diagnosis = explained([TRACEBACK, *place, words])
+    assert diagnosis.failure is Failure.OFFLOAD_DEVICE
+    assert "deepspeed>=0.14.3" in diagnosis.cure
