@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from autotune.core.evidence import RankException, Sign
 from autotune.core.failure import Failure, Phase, Role
+from autotune.core.frame import frame_of, is_frame
 from autotune.core.line import Line, clean
 from autotune.core.oom_message import has_figures, parse_oom
 from autotune.core.signature import FRAME, Found, Signature, Signatures
@@ -29,19 +30,14 @@ _INSTALLED = re.compile(
 )
 # What is said below this level goes on: of itself it ended nothing.
 _LEVEL = re.compile(
-    r"^.{0,100}?(?:\b(?:WARNING|WARN|INFO|DEBUG)\b|\b[A-Z]\w{0,40}Warning: )|^\[?[WI]\d{0,4} "
+    r"^.{0,100}?(?:(?<!NCCL )\b(?:WARNING|WARN|INFO|DEBUG)\b|\b[A-Z]\w{0,40}Warning: )|^\[?[WI]\d{0,4} "
 )
 # Loggers report these calmly, and they end a training all the same.
 _SAID_CALMLY = frozenset({
     Failure.PREEMPTED, Failure.USER_INTERRUPT, Failure.NUMERIC_DIVERGENCE, Failure.HOST_OOM,
     Failure.COLLECTIVE_TIMEOUT,
 })  # fmt: skip
-_FRAME = re.compile(r"\s{0,20}File \"[^\"]{1,4000}\", line \d{1,9}")
-# "~/x.py in f(a)" and "File ~/x.py:3, in C.f(a)"
-_NOTEBOOK_FRAME = re.compile(
-    r"(?:File )?([~/.\w][^\s:]{0,300}\.py|<ipython-input-[^>]{1,60}>)(?::(\d{1,7}))?,? in "
-    r"(?:[\w<>]{1,80}\.){0,4}([\w<>]{1,80})"
-)
+_RANK = re.compile(r"(?:\[[Rr]ank ?|\bon rank:? )(\d{1,5})\b")
 _NOTEBOOK_SOURCE = re.compile(r"\s{0,12}(?:-{1,8}> ?)?\d{1,6}(?:\s|$)")
 _NUMBERED_SOURCE = re.compile(r"\s{0,12}(?:-{1,8}> ?\d{1,6}\s|\d{1,6} {5})")
 
@@ -90,7 +86,7 @@ class Scanner:
             return []  # a notebook's traceback, of which the head may be out of sight
         if traceback is not None and self._is_source(line, traceback):
             return []
-        frame = _frame(line.text, traceback) if traceback is not None else None
+        frame = frame_of(line.text, traceback.notebook) if traceback is not None else None
         if traceback is not None and frame is not None:
             self._read_frame(frame, traceback)
             return []
@@ -137,10 +133,10 @@ class Scanner:
         if traceback.notebook:
             return bool(_NOTEBOOK_SOURCE.match(line.text))
         quoted = traceback.after_frame and line.text.startswith("    ")
-        traceback.after_frame = bool(_FRAME.match(line.text)) or (
+        traceback.after_frame = bool(is_frame(line.text)) or (
             quoted and set(line.text.strip()) <= set("^~ ")
         )
-        return quoted and not _FRAME.match(line.text)
+        return quoted and not is_frame(line.text)
 
     def _read_frame(self, text: str, traceback: _Traceback) -> None:
         found = self._signatures.search(text)
@@ -208,7 +204,7 @@ class Scanner:
             role=role,
             line=self.lines,
             text=excerpt(line.text, item.match.start()),
-            rank=int(groups["rank"]) if groups.get("rank") else line.rank,
+            rank=_rank_within(line, groups),
             phase=signature.phase,
             figures=figures if figures and has_figures(figures) else None,
             cure=signature.cure,
@@ -237,16 +233,6 @@ class Scanner:
             kept.last = sign
 
 
-def _frame(text: str, traceback: _Traceback) -> str | None:
-    """Return a traceback's frame as Python writes it, or None where the line is none."""
-    if _FRAME.match(text):
-        return text
-    match = _NOTEBOOK_FRAME.match(text) if traceback.notebook else None
-    if match is None:
-        return None
-    return f'  File "{match[1]}", line {match[2] or 0}, in {match[3]}'
-
-
 def _weed(found: list[Found]) -> list[Found]:
     """Leave out the nameless exception where the same line has a name, and all where it is calm."""
     calm = [item for item in found if item.signature.calms]
@@ -255,6 +241,14 @@ def _weed(found: list[Found]) -> list[Found]:
     if any(_names(item.signature) for item in found):
         return [item for item in found if item.signature.name != NAMELESS]
     return found
+
+
+def _rank_within(line: Line, groups: dict[str, str | None]) -> int | None:
+    """The rank of the line's prefix, else one that stands within it, as behind a progress bar."""
+    if groups.get("rank") or line.rank is not None:
+        return int(groups.get("rank") or line.rank or 0)
+    match = _RANK.search(line.text)
+    return int(match[1]) if match else None
 
 
 def _names(signature: Signature) -> bool:
