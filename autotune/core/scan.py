@@ -30,7 +30,8 @@ _INSTALLED = re.compile(
 )
 # What is said below this level goes on: of itself it ended nothing.
 _LEVEL = re.compile(
-    r"^.{0,100}?(?:(?<!NCCL )\b(?:WARNING|WARN|INFO|DEBUG)\b|\b[A-Z]\w{0,40}Warning: )|^\[?[WI]\d{0,4} "
+    r"^.{0,100}?(?:(?<!NCCL )\b(?:WARNING|WARN|INFO|DEBUG)\b|\b[A-Z]\w{0,40}Warning: )"
+    r"|^\[?[WI]\d{0,4} "
 )
 # Loggers report these calmly, and they end a training all the same.
 _SAID_CALMLY = frozenset({
