@@ -48,6 +48,8 @@ _THREADS = re.compile(
 _CRASHED = re.compile(
     r"SIGSEGV|SIGABRT|Segmentation fault|Segfault|Fatal Python error|signal: Abort"
 )
+# What the same words are taken for where nothing is known of the card.
+_UNDER_A_LIBRARY = (Failure.USER_CODE_ERROR, Failure.ILLEGAL_ACCESS, Failure.DRIVER_MISMATCH)
 _OF_MEMORY = (Failure.DEVICE_OOM, Failure.HOST_OOM)
 _LOADING = (Phase.LOAD, Phase.OPTIMIZER_CREATION, Phase.RESUME)
 
@@ -160,7 +162,7 @@ def _library(evidence: Evidence, finding: Finding) -> Finding | None:
     """A CUDA library that got no memory for its handle, or something else under those words."""
     said = words_of(evidence, finding)
     match = _LIBRARY.search(said)
-    judged = (Failure.DEVICE_OOM, Failure.USER_CODE_ERROR, Failure.ILLEGAL_ACCESS)
+    judged = (Failure.DEVICE_OOM, *_UNDER_A_LIBRARY)
     if match is None or finding.failure not in judged:
         return None
     share = _card_free_share(evidence, finding)

@@ -31,6 +31,8 @@ class Sign:
     rank: int | None = None
     phase: Phase | None = None
     figures: OomFigures | None = None
+    cure: str = ""  # one thing a person can do, where the signature knows it
+    raised: bool = False  # on the line that shows an exception
 
 
 @dataclass(frozen=True)
@@ -186,3 +188,4 @@ class Diagnosis:
     evidence: tuple[Reason, ...] = ()
     outranked: tuple[Reason, ...] = ()  # matched, and why they did not win is in `why`
     traits: tuple[Trait, ...] = ()
+    cure: str = ""  # one thing a person can do about it, "" where nothing certain is known

@@ -255,7 +255,7 @@ def test_torchs_own_refusal_is_never_taken_for_pinning() -> None:
         ("CUBLAS_STATUS_ALLOC_FAILED", 30, Failure.DEVICE_OOM),
         ("CUBLAS_STATUS_NOT_INITIALIZED", 2, Failure.DEVICE_OOM),
         ("CUDNN_STATUS_NOT_INITIALIZED", 2, Failure.DEVICE_OOM),
-        ("CUDNN_STATUS_NOT_INITIALIZED", 70, Failure.USER_CODE_ERROR),
+        ("CUDNN_STATUS_NOT_INITIALIZED", 70, Failure.DRIVER_MISMATCH),
     ],
 )
 def test_a_cuda_librarys_refusal_is_judged_by_what_the_card_had_free(
@@ -265,6 +265,7 @@ def test_a_cuda_librarys_refusal_is_judged_by_what_the_card_had_free(
     memory = replace(CARD, device_free_low_bytes=free * GIB)
     found = diagnose(evidence(exceptions=(error,), memory=memory))
     assert found.failure is failure
+    assert (found.cure == "") is (failure is not Failure.DRIVER_MISMATCH)
 
 
 def test_nccls_out_of_memory_is_the_devices() -> None:
