@@ -21,13 +21,13 @@ class Finding:
     rank: int | None = None
     phase: Phase | None = None
     figures: OomFigures = field(default_factory=OomFigures)
-    reasons: tuple[Reason, ...] = ()  # that no line of output holds
+    shown: tuple[Reason, ...] = ()  # what it rests on beside signs, as people are shown it
     traits: tuple[Trait, ...] = ()
 
     def resting_on(self, *events: KernelEvent) -> "Finding":
         """Return it with lines of the kernel's log among what it rests on."""
         told = tuple(Reason("kernel_log", Role.ROOT, None, event.text) for event in events)
-        return replace(self, reasons=(*self.reasons, *told))
+        return replace(self, shown=(*self.shown, *told))
 
 
 def with_trait(finding: Finding, trait: Trait) -> Finding:
@@ -61,8 +61,10 @@ def complete(evidence: Evidence, finding: Finding) -> Diagnosis:
         phase=finding.phase,
         figures=finding.figures,
         secondary=_secondary(finding.failure, others),
-        evidence=finding.reasons
-        + _reasons((*finding.rests_on, *(s for s in others if s.failure is finding.failure))),
+        evidence=(
+            *finding.shown,
+            *_reasons((*finding.rests_on, *(s for s in others if s.failure is finding.failure))),
+        ),
         outranked=_reasons(
             s for s in others if s.failure is not finding.failure and s.role is not Role.CONTEXT
         ),
