@@ -218,7 +218,9 @@ def test_memory_that_nobody_is_said_to_hold_hides_us_and_the_reading_is_refused(
 
 def test_the_fullest_of_our_cards_says_what_is_free() -> None:
     assert Gpus(FakeNvml([[], []])).free_bytes() == 40
-    assert Gpus(FakeNvml([[], []], broken={1})).free_bytes() is None
+    part = Gpus(FakeNvml([[], []], broken={1}))
+    part.indices = (0, 1)
+    assert part.free_bytes() is None
     assert Gpus(None, "no driver").free_bytes() is None
 
 
