@@ -15,6 +15,7 @@ def _is(trait: Trait) -> Callable[[Scene], bool]:
 
 
 FACTS: dict[str, Callable[[Scene], bool]] = {
+    **{trait.value: _is(trait) for trait in Trait},
     "in_evaluation": _in(Phase.EVAL),
     "in_save": _in(Phase.SAVE),
     "in_load": _in(Phase.LOAD),
@@ -25,5 +26,4 @@ FACTS: dict[str, Callable[[Scene], bool]] = {
     "quantized": lambda scene: scene.plan.quantization != "none",
     "on_gpu": lambda scene: scene.around.device == "cuda",
     "on_cpu": lambda scene: scene.around.device == "cpu",
-    **{trait.value: _is(trait) for trait in Trait},
 }
