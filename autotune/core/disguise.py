@@ -39,7 +39,9 @@ _BUS_ERROR = re.compile(r"\b[Bb]us error\b")
 _IN_SHARED = re.compile(r"/dev/shm\b|file </torch_\d")  # noqa: S108 - words, not a file of ours
 _SHARED = re.compile(r"shared_memory|multiprocessing/(?:heap|synchronize)|/torch_\d{1,9}_")
 _BARE = re.compile(r"CUDA error: out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY")
-_PINNING = re.compile(r"pin_memory|cudaHostAlloc|cudaHostRegister|CachingHostAllocator|pinned")
+_PINNING = re.compile(  # a call that pins, and not an argument that asks for it
+    r"pin_memory(?: ?\(|\.py|$)|cudaHostAlloc|cudaHostRegister|CachingHostAllocator", re.MULTILINE
+)
 _LIBRARY = re.compile(r"CU(?:BLAS|DNN|SPARSE|SOLVER|FFT)_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED)")
 _THREADS = re.compile(
     r"can't start new thread|Thread creation failed|pthread_create failed|allocate necessary"

@@ -241,6 +241,13 @@ def test_cudas_own_words_on_a_full_or_unknown_card_are_the_devices() -> None:
         assert diagnose(seen).failure is Failure.DEVICE_OOM
 
 
+def test_a_loader_that_is_asked_to_pin_is_no_frame_that_pins() -> None:
+    line = "    for batch in DataLoader(rows, pin_memory=True):"
+    error = raised("RuntimeError", BARE_CUDA, traceback=f"{line}\nRuntimeError: {BARE_CUDA}")
+    seen = evidence(exceptions=(error,), memory=CARD)
+    assert diagnose(seen).failure is Failure.DEVICE_OOM
+
+
 def test_torchs_own_refusal_is_never_taken_for_pinning() -> None:
     words = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
     seen = printed(PINNING, words, memory=replace(CARD, device_free_low_bytes=78 * GIB))
