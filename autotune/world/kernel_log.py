@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ KMSG = Path("/dev/kmsg")
 MOST_RECORDS = 20_000  # of one look; a table of all tasks of a large server is one line for each
 _RECORD_BYTES = 1 << 14
 _KERNEL_FACILITY = 0
+_KMSG_DEVICE = os.makedev(1, 11)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class KernelLog:
         self._descriptor: int | None = None
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            seen = os.fstat(self._descriptor)
+            if stat.S_ISCHR(seen.st_mode) and seen.st_rdev != _KMSG_DEVICE:
+                # Containers put a terminal or /dev/null in its place, silent like a healthy kernel.
+                self._give_up(f"{path} is another device here, as in containers")
+                return
             os.lseek(self._descriptor, 0, os.SEEK_END)
         except OSError as error:
             self._give_up(f"{path} cannot be read ({error.strerror})")

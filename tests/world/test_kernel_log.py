@@ -80,6 +80,12 @@ def test_a_log_that_breaks_while_it_is_read_is_a_gap_too(tmp_path: Path) -> None
     assert told(log) == []
 
 
+def test_a_device_put_in_the_logs_place_is_not_taken_for_a_silent_kernel() -> None:
+    gap = KernelLog(Path(os.devnull)).gap()
+    assert gap is not None
+    assert "another device" in gap.why
+
+
 def test_the_real_log_is_followed_where_it_may_be_read() -> None:
     log = KernelLog()
     if log.gap() is not None:
