@@ -6,6 +6,7 @@ from autotune.core.evidence import Diagnosis, Evidence, OomFigures, RankExceptio
 from autotune.core.exit_code import meaning_of_signal, signal_of
 from autotune.core.failure import Failure, Phase, Role
 from autotune.core.finding import Finding, complete
+from autotune.core.hang import is_certain, name_hang
 from autotune.core.oom_kind import near_limit
 from autotune.core.outlived import not_outlived
 
@@ -25,7 +26,8 @@ FROM_NOTHING = 0.1
 # Why we ended the attempt, where that is what a failure looks like from outside; any other
 # reason of ours is no failure at all.
 _AFTER_A_DEATH = frozenset({"rank_died"})
-_FOR_SILENCE = frozenset({"hang", "quiet"})
+_FOR_SILENCE = frozenset({"hang"})
+_FOR_LEARNING_NOTHING = frozenset({"diverged"})
 _WORKING = frozenset({
     Phase.OPTIMIZER_CREATION, Phase.FORWARD, Phase.BACKWARD, Phase.STEP, Phase.EVAL, Phase.TRAIN,
 })  # fmt: skip
@@ -37,9 +39,10 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         _ended_well,
         _our_own_hand,
         _killed_by_kernel,
+        _silence,
+        _divergence,
         _exceptions,
         _named_words,
-        _silence,
         _confirmed_words,
         _nameless_words,
         _signal,
@@ -62,7 +65,7 @@ def _ended_well(evidence: Evidence) -> Finding | None:
 
 def _our_own_hand(evidence: Evidence) -> Finding | None:
     reason = evidence.ended_by_us
-    if reason is None or reason in _AFTER_A_DEATH or reason in _FOR_SILENCE:
+    if reason is None or reason in _AFTER_A_DEATH | _FOR_SILENCE | _FOR_LEARNING_NOTHING:
         return None
     return Finding(Failure.NONE, FROM_FILES, f"autotune ended it itself ({reason})")
 
@@ -161,14 +164,23 @@ def _named_words(evidence: Evidence) -> Finding | None:
 
 
 def _silence(evidence: Evidence) -> Finding | None:
+    """A training that we ended because nothing moved: what was said by then, or its stacks."""
     if evidence.ended_by_us not in _FOR_SILENCE:
         return None
-    return Finding(
-        Failure.HANG,
-        FROM_SUPPORTED_WORDS,
-        "it neither printed nor reported anything until autotune ended it",
-        phase=evidence.phase,
-    )
+    finding = name_hang(evidence)
+    # What is printed and raised once we end it are the words of its end.
+    lines = evidence.stall.lines if evidence.stall else 0
+    before = replace(evidence, signs=tuple(s for s in evidence.signs if s.line <= lines))
+    return finding if is_certain(finding) else _named_words(before) or finding
+
+
+def _divergence(evidence: Evidence) -> Finding | None:
+    if evidence.ended_by_us not in _FOR_LEARNING_NOTHING:
+        return None
+    why = evidence.diverged or "it learned nothing any more"
+    if evidence.step is not None:
+        why += f", at step {evidence.step}"
+    return Finding(Failure.NUMERIC_DIVERGENCE, FROM_EXCEPTION, why, phase=Phase.TRAIN)
 
 
 def _confirmed_words(evidence: Evidence) -> Finding | None:

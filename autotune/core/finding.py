@@ -19,6 +19,7 @@ class Finding:
     rank: int | None = None
     phase: Phase | None = None
     figures: OomFigures = field(default_factory=OomFigures)
+    shown: tuple[Reason, ...] = ()  # what it rests on beside signs, as people are shown it
 
 
 def complete(evidence: Evidence, finding: Finding) -> Diagnosis:
@@ -37,8 +38,9 @@ def complete(evidence: Evidence, finding: Finding) -> Diagnosis:
         phase=finding.phase,
         figures=finding.figures,
         secondary=_secondary(finding.failure, others),
-        evidence=_reasons(
-            (*finding.rests_on, *(s for s in others if s.failure is finding.failure))
+        evidence=(
+            *finding.shown,
+            *_reasons((*finding.rests_on, *(s for s in others if s.failure is finding.failure))),
         ),
         outranked=_reasons(
             s for s in others if s.failure is not finding.failure and s.role is not Role.CONTEXT

@@ -9,6 +9,7 @@ from autotune.core.failure import Failure, Phase, Role
 from autotune.core.pattern import compile_pattern, required_words, word_finder, words_within
 
 CPU, CUDA = "cpu", "cuda"
+OUTPUT, STACK = "output", "stack"  # where the words are looked for
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Signature:
     careful: str
     phase: Phase | None = None
     device: str | None = None  # matches only for a job on this device; unknown counts as cuda
+    where: str = OUTPUT
 
     @cached_property
     def compiled(self) -> tuple[re.Pattern[str], ...]:
@@ -44,11 +46,13 @@ class Found:
 class Signatures:
     """All signatures that apply to one job; their order never matters."""
 
-    def __init__(self, entries: Iterable[Signature], device: str | None = None) -> None:
+    def __init__(
+        self, entries: Iterable[Signature], device: str | None = None, where: str = OUTPUT
+    ) -> None:
         """Check every pattern and derive the words without which none needs to be tried."""
         self.entries = tuple(entries)
         self.device = device
-        self._gates = _gates(applicable(self.entries, device))
+        self._gates = _gates(applicable(self.entries, device, where))
         self._ungated = self._gates.pop("", ())
         self._finder = word_finder(self._gates)
         self._within = words_within(self._gates)
@@ -65,18 +69,25 @@ class Signatures:
                 found[signature.name] = Found(signature, match)
         return [found[name] for name in sorted(found)]
 
+    @cached_property
+    def of_stacks(self) -> "Signatures":
+        """The same entries, searched in the frames of a living process instead of its output."""
+        return Signatures(self.entries, self.device, STACK)
+
     def named(self, name: str) -> Signature | None:
         """Return the signature of that name, if this job has it."""
         return next((entry for entry in self.entries if entry.name == name), None)
 
 
-def applicable(entries: Iterable[Signature], device: str | None) -> Iterator[Signature]:
-    """Yield the signatures that hold for a job on `device`.
+def applicable(
+    entries: Iterable[Signature], device: str | None, where: str = OUTPUT
+) -> Iterator[Signature]:
+    """Yield the signatures that hold for a job on `device`, in its output or in its stacks.
 
     Where nothing is known of the job its words are read as those of a job on a GPU.
     """
     wanted = device or CUDA
-    return (entry for entry in entries if entry.device in (None, wanted))
+    return (e for e in entries if e.device in (None, wanted) and e.where == where)
 
 
 def _gates(entries: Iterable[Signature]) -> dict[str, tuple[_Try, ...]]:
