@@ -81,6 +81,9 @@ def _until_it_ends(
             by = interrupts.stop_by or "the job's wall limit"
             tell.note(f"asked to stop by {by}: saving at the next step; once more ends at once")
             live.ask_save(by)
+        if act is Act.END and vigil.asked_at is not None:
+            # They were asked to save and did not: where they stand is gone with them.
+            vigil = dataclasses.replace(vigil, stacks=live.take_stacks())
         if act in (Act.END, Act.KILL):
             live.child.end(limits.term_grace, hurry=act is Act.KILL)
             break

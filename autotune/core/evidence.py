@@ -81,9 +81,7 @@ class Evidence:
     attempt: int
     exit_code: int | None = None  # of the launcher, as the shell would show it (128 + signal)
     signal: int | None = None  # that ended the launcher itself
-    ended_by_us: str | None = (
-        None  # why autotune ended it, if it did: stop, wall, rank_died, hang
-    )
+    ended_by_us: str | None = None  # why autotune ended it, if it did: stop, wall, rank_died, hang
     finished: bool = False  # by the files the training left, never by its exit code
     step: int | None = None  # last optimizer step reported
     total_steps: int | None = None
