@@ -1,11 +1,12 @@
 """Names what a training hangs on: the process that holds the others up, and what it waits for."""
 
+import re
 from dataclasses import replace
 
 from autotune.core.evidence import Evidence, Reason
 from autotune.core.failure import Failure, Role
 from autotune.core.finding import Finding
-from autotune.core.stack import ON_DISK, STOPPED, Stack
+from autotune.core.stack import ON_DISK, STOPPED, Frame, Stack
 from autotune.core.units import show_seconds
 
 # How sure each kind of sight makes us.
@@ -15,11 +16,13 @@ SEEN_TOGETHER = 0.7  # all wait for each other, and what broke between them is o
 SEEN_STILL = 0.6
 UNSEEN = 0.5
 MOST_SHOWN = 8  # frames of one process
+_LIBRARY = re.compile(r"^.{0,900}/(?:(?:site|dist)-packages|lib/python\d{1,2}\.\d{1,3})/")
 
 
 def name_hang(evidence: Evidence) -> Finding:
     """Return what held it up, as far as the stacks show."""
-    culprit, confidence, why = _culprit(evidence.stacks)
+    moving = evidence.stall is not None and evidence.stall.moving is not None
+    culprit, confidence, why = _culprit(evidence.stacks, "is" if moving else "stands still")
     finding = Finding(
         culprit.waiting.failure if culprit and culprit.waiting else Failure.HANG,
         confidence,
@@ -45,7 +48,7 @@ def _silence(evidence: Evidence) -> str:
     return f"{text} ({stall.moving}, and gets nowhere)" if stall.moving else text
 
 
-def _culprit(stacks: tuple[Stack, ...]) -> tuple[Stack | None, float, str]:
+def _culprit(stacks: tuple[Stack, ...], verb: str) -> tuple[Stack | None, float, str]:
     """The process the others wait for, how sure that is, and the sentence that says so."""
     if not stacks:
         return None, UNSEEN, "and no stack could be taken"
@@ -58,14 +61,15 @@ def _culprit(stacks: tuple[Stack, ...]) -> tuple[Stack | None, float, str]:
     together = [s for s in stacks if s.waiting and s.waiting.role is Role.CASCADE]
     others = [s for s in stacks if s not in together]
     if together and others:
-        return others[0], SEEN_WAITING, f"{_elsewhere(others[0])}, and {_those_who_wait(together)}"
+        where = _elsewhere(others[0], verb)
+        return others[0], SEEN_WAITING, f"{where}, and {_those_who_wait(together)}"
     if together:
         return None, SEEN_TOGETHER, _all_wait(together)
     weak = [s for s in others if s.waiting]
     if weak:
         return weak[0], SEEN_STILL, _waits(weak[0], _rest(stacks, weak[0]))
     first = max(others, key=lambda stack: (stack.state == ON_DISK, bool(stack.frames)))
-    return first, SEEN_STILL if first.frames else UNSEEN, _elsewhere(first)
+    return first, SEEN_STILL if first.frames else UNSEEN, _elsewhere(first, verb)
 
 
 def _stopped(stopped: list[Stack]) -> str:
@@ -130,21 +134,30 @@ def _all_wait(stacks: list[Stack]) -> str:
     )
 
 
-def _elsewhere(stack: Stack) -> str:
+def _elsewhere(stack: Stack, verb: str) -> str:
     if stack.waiting:
         return _waits(stack, "").rstrip(".")
-    where = f" at {stack.frames[0]}" if stack.frames else ""
+    where = f" at {_place(stack)}" if stack.frames else ""
     if stack.state == ON_DISK:
         kernel = f" ({stack.kernel})" if stack.kernel else ""
         return f"{stack.name} waits{where} for a disk or a network file system{kernel}"
     if not stack.frames:
         return f"{stack.name} does nothing, and its stack could not be taken"
-    return f"{stack.name} stands still{where}"
+    return f"{stack.name} {verb}{where}"
 
 
 def _place(stack: Stack) -> str:
+    """The frame that tells most, and where in code of its own the training came to it."""
     frame = stack.waiting.frame if stack.waiting else stack.frames[0]
-    return f"`{frame.function}` ({frame.file}, line {frame.line})"
+    inner = stack.frames.index(frame) if frame in stack.frames else 0
+    own = next((f for f in stack.frames[inner:] if not _LIBRARY.search(f.file)), frame)
+    called = f", called from {_spot(own)}" if own is not frame else ""
+    return f"{_spot(frame)}{called}"
+
+
+def _spot(frame: Frame) -> str:
+    file = _LIBRARY.sub("", frame.file) if _LIBRARY.search(frame.file) else frame.file
+    return f"`{frame.function}` ({file}, line {frame.line})"
 
 
 def _state(letter: str) -> str:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from autotune.core.stack import STOPPED, Stack
 
-# Of one core, between the two looks. NCCL spins while it waits, so this excuses only a process
-# whose stack names no wait.
-BUSY_SHARE = 0.5
+# Of one core, between the two looks; a crowded machine gives little of it. NCCL spins while it
+# waits, so this excuses only a process whose stack names no wait.
+BUSY_SHARE = 0.1
+RUNNING = "R"
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ def _moves(first: Stack, second: Stack, seconds: float) -> str | None:
         return f"the stack of {second.name} moves"
     share = _share(first, second, seconds)
     if share is not None and share >= BUSY_SHARE:
-        return f"{second.name} computes ({share:.0%} of a core)"
-    return None
+        return f"{second.name} computes at {share:.0%} of a core"
+    return f"{second.name} computes" if RUNNING in (first.state, second.state) else None
 
 
 def _share(first: Stack, second: Stack, seconds: float) -> float | None:

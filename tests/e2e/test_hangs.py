@@ -46,7 +46,7 @@ def hanging_job(folder: Path, told: dict[str, Any], **limits: Any) -> Path:
     [
         ("stopped", 1, ["rank 1 (process", "is stopped", "kill -CONT"]),
         ("build_lock", 0, ["fused_adam/lock is the run's own", "rank 1 waits for it"]),
-        ("elsewhere", 0, ["rank 0 stands still", "in hang", "rank 1 waits for it"]),
+        ("elsewhere", 0, ["rank 0 stands still at `hang` (", "rank 1 waits for it"]),
     ],
 )
 def test_a_hang_is_named_ended_and_gone_on_with(
@@ -98,7 +98,8 @@ def test_what_is_silent_and_moves_is_looked_at_and_left_alone(tmp_path: Path) ->
 
 def test_what_moves_and_gets_nowhere_is_ended_in_the_end(tmp_path: Path) -> None:
     told = {"slow_at": {"4": ["loop", 1000]}}
-    job = hanging_job(tmp_path, told, silence_factor=2, silence_step="1s", stall_looks=1)
+    limits = {"silence_factor": 2, "silence_start": "6s", "silence_step": "1s", "stall_looks": 1}
+    job = hanging_job(tmp_path, told, **limits)
 
     assert run(job) == 1
 
