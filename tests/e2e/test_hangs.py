@@ -31,14 +31,18 @@ QUICK = {
 }  # fmt: skip
 
 
-def hanging_job(folder: Path, told: dict[str, Any], **limits: Any) -> Path:
-    """Make a job under the default policy with quick limits."""
-    folder.mkdir(parents=True, exist_ok=True)
+def quick_policy(folder: Path, **limits: Any) -> Path:
+    """Write the default policy with quick limits."""
     policy = YAML().load((policy_folder() / "default.yaml").read_text())
     policy["limits"].update(QUICK | limits)
     with (folder / "quick.yaml").open("w") as file:
         YAML().dump(policy, file)
-    return make_job(folder, told, policy=str(folder / "quick.yaml"))
+    return folder / "quick.yaml"
+
+
+def hanging_job(folder: Path, told: dict[str, Any], **limits: Any) -> Path:
+    """Make a job under the default policy with quick limits."""
+    return make_job(folder, told, policy=str(quick_policy(folder, **limits)))
 
 
 @pytest.mark.parametrize(
