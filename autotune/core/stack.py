@@ -78,7 +78,7 @@ class Stack:
     source: str | None = None  # faulthandler or py-spy
     frames: tuple[Frame, ...] = ()  # of the thread that trains, innermost first
     waiting: Waiting | None = None
-    cpu_seconds: float | None = None  # used by the whole process so far
+    cpu_seconds: float | None = None  # used so far by the process and those it started
     kernel: str | None = None  # where in the kernel it sleeps
     helpers: tuple[Helper, ...] = ()
     locks: tuple[Lock, ...] = ()

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
+from autotune.core.failure import Role
 from autotune.core.stack import STOPPED, Stack
 
-# Of one core, between the two looks; a crowded machine gives little of it. NCCL spins while it
-# waits, so this excuses only a process whose stack names no wait.
-BUSY_SHARE = 0.1
+BUSY_SHARE = 0.1  # of one core, between the two looks; a crowded machine gives little of it
 RUNNING = "R"
 
 
@@ -39,14 +38,23 @@ def still_moving(first: tuple[Stack, ...], second: tuple[Stack, ...], seconds: f
 def _moves(first: Stack, second: Stack, seconds: float) -> str | None:
     if second.state in STOPPED:
         return None
-    if second.waiting and first.waiting and first.waiting.signature == second.waiting.signature:
-        return None  # a loop of waiting shows other lines each time
-    if first.frames and second.frames and first.frames != second.frames:
+    if first.frames and second.frames and _place(first) != _place(second):
         return f"the stack of {second.name} moves"
+    if second.waiting and second.waiting.role is Role.CASCADE:
+        return None  # NCCL spins while it waits, so a busy processor excuses no collective
     share = _share(first, second, seconds)
     if share is not None and share >= BUSY_SHARE:
         return f"{second.name} computes at {share:.0%} of a core"
     return f"{second.name} computes" if RUNNING in (first.state, second.state) else None
+
+
+def _place(stack: Stack) -> tuple[object, ...]:
+    """Where it stands: its frames, without the lines between which a loop of waiting turns."""
+    waiting = stack.waiting
+    if waiting is None or waiting.frame not in stack.frames:
+        return stack.frames
+    outer = stack.frames[stack.frames.index(waiting.frame) + 1 :]
+    return (waiting.signature, waiting.frame.function, outer)
 
 
 def _share(first: Stack, second: Stack, seconds: float) -> float | None:

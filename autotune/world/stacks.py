@@ -74,7 +74,7 @@ class StackTaker:
                 frames = frames_of_py_spy(text)
             stack = self._found(pid, rank, source if frames else None, frames)
             if not frames:
-                self._gaps[f"stack of {stack.name}"] = self._why_none()
+                self._gaps[f"stack of {stack.name}"] = self._why_none(stack)
             stacks.append(stack)
             shown.append(_shown(stack, text))
         self._keep("\n".join(shown))
@@ -119,6 +119,7 @@ class StackTaker:
     def _found(
         self, pid: int, rank: int | None, source: str | None, frames: tuple[Frame, ...]
     ) -> Stack:
+        helpers = tuple(_helpers(pid))
         waits_for_build = any(frame.file.endswith(_BATON) for frame in frames)
         return Stack(
             pid=pid,
@@ -126,9 +127,9 @@ class StackTaker:
             state=_state(pid),
             source=source,
             frames=frames,
-            cpu_seconds=_cpu_seconds(pid),
+            cpu_seconds=_cpu_seconds([pid, *(helper.pid for helper in helpers)]),
             kernel=_line(f"/proc/{pid}/wchan").strip("0") or None,
-            helpers=tuple(_helpers(pid)),
+            helpers=helpers,
             locks=tuple(self._locks(pid)) if waits_for_build else (),
         )
 
@@ -143,10 +144,10 @@ class StackTaker:
                 age = time.time() - path.stat().st_mtime
                 yield Lock(str(path), path.is_relative_to(self._ops), round(max(0.0, age), 1))
 
-    def _why_none(self) -> str:
-        if self._py_spy is None:
-            return "it has no handler for it, and py-spy is not installed"
-        return "it has no handler for it, and py-spy could not read it"
+    def _why_none(self, stack: Stack) -> str:
+        why = "it is stopped" if stack.state in STOPPED else "it did not answer"
+        no_spy = "is not installed" if self._py_spy is None else "could not read it"
+        return f"{why}, and py-spy {no_spy}"
 
     def _keep(self, text: str) -> None:
         with contextlib.suppress(OSError):  # what counts is in the evidence
@@ -187,11 +188,13 @@ def _state(pid: int) -> str | None:
     return after[0] if after else None
 
 
-def _cpu_seconds(pid: int) -> float | None:
-    with contextlib.suppress(psutil.Error):
-        times = psutil.Process(pid).cpu_times()
-        return float(times.user + times.system)
-    return None
+def _cpu_seconds(pids: Sequence[int]) -> float | None:
+    used: list[float] = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(pid).cpu_times()
+            used.append(times.user + times.system)
+    return sum(used) if used else None
 
 
 def _helpers(pid: int) -> Iterator[Helper]:

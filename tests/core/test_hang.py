@@ -119,6 +119,12 @@ def test_evidence_with_stacks_survives_the_journal() -> None:
         # A collective spins, and a loop of waiting shows another line each time.
         (stack(0, ALL_REDUCE), stack(0, ALL_REDUCE, cpu_seconds=15.0, state="R"), None),
         (stack(0, BATON), stack(0, ("/usr/lib/x.py", 1, "sleep"), BATON), None),
+        (stack(0, ALL_REDUCE, MATRIX), stack(0, ALL_REDUCE, OWN), "moves"),
+        # Slow workers of a loader, and a GPU that is waited for by spinning, are at work.
+        (stack(0, LOADER), stack(0, LOADER), None),
+        (stack(0, LOADER), stack(0, LOADER, cpu_seconds=15.0), "computes"),
+        (stack(0, SYNC), stack(0, SYNC, cpu_seconds=15.0), "computes"),
+        (stack(0, SYNC, MATRIX), stack(0, SYNC, OWN), "moves"),
         (stack(0, BATON), stack(0, ALL_REDUCE), "moves"),
         (stack(0), stack(0), None),
         (stack(0), stack(0, cpu_seconds=15.0), "computes"),

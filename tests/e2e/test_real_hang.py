@@ -16,7 +16,7 @@ pytestmark = pytest.mark.train
 
 
 def test_a_stopped_rank_of_a_real_training_is_named_and_survived(tmp_path: Path) -> None:
-    policy = quick_policy(tmp_path, silence_start="5m", silence_step="10s", silence_aside="60s")
+    policy = quick_policy(tmp_path, silence_start="5m", silence_step="10s", silence_aside="15s")
     job = make_job(tmp_path, make_data(tmp_path), None, policy=str(policy), proof=False)
     run = job.parent / "runs" / "real"
     supervisor = begin(job)
