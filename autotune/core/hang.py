@@ -26,7 +26,7 @@ def name_hang(evidence: Evidence) -> Finding:
     finding = Finding(
         culprit.waiting.failure if culprit and culprit.waiting else Failure.HANG,
         confidence,
-        f"{_silence(evidence)}: {why}",
+        f"{why.rstrip('.')}; {_silence(evidence)}",
         rank=culprit.rank if culprit else None,
         phase=evidence.phase,
     )
@@ -51,7 +51,7 @@ def _silence(evidence: Evidence) -> str:
 def _culprit(stacks: tuple[Stack, ...], verb: str) -> tuple[Stack | None, float, str]:
     """The process the others wait for, how sure that is, and the sentence that says so."""
     if not stacks:
-        return None, UNSEEN, "and no stack could be taken"
+        return None, UNSEEN, "no stack could be taken"
     stopped = [s for s in stacks if s.state in STOPPED]
     if stopped:
         return stopped[0], SEEN_STOPPED, _stopped(stopped)
@@ -87,13 +87,13 @@ def _waits(stack: Stack, rest: str) -> str:
     waiting = stack.waiting
     if waiting is None:
         raise AssertionError("only a process that waits is asked what for")
-    text = f"{stack.name} waits at {_place(stack)}. {waiting.means}"
+    text = f"{stack.name}: {waiting.means}"
     text += "".join(_lock(lock.path, lock.ours) for lock in stack.locks[:4])
     odd = [h for h in stack.helpers if h.state in STOPPED or h.state in (ON_DISK, "Z")]
     if odd:
         shown = ", ".join(f"{h.name} {h.pid} {_state(h.state)}" for h in odd[:4])
         text += f" Of what it started: {shown}."
-    return text + rest
+    return f"{text} It stands at {_place(stack)}.{rest}"
 
 
 def _lock(path: str, ours: bool) -> str:
@@ -121,7 +121,7 @@ def _all_wait(stacks: list[Stack]) -> str:
     places = {(s.waiting.frame.file, s.waiting.frame.function) for s in stacks if s.waiting}
     if len(stacks) == 1:
         waiting = stacks[0].waiting
-        return f"{stacks[0].name} waits at {_place(stacks[0])}. {waiting.means if waiting else ''}"
+        return f"{stacks[0].name}: {waiting.means if waiting else ''} {_place(stacks[0])}"
     if len(places) > 1:
         shown = "; ".join(f"{stack.name} at {_place(stack)}" for stack in stacks[:8])
         return (

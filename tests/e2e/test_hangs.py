@@ -40,9 +40,10 @@ def quick_policy(folder: Path, **limits: Any) -> Path:
     return folder / "quick.yaml"
 
 
-def hanging_job(folder: Path, told: dict[str, Any], **limits: Any) -> Path:
+def hanging_job(folder: Path, told: dict[str, Any], attempts: int = 5, **limits: Any) -> Path:
     """Make a job under the default policy with quick limits."""
-    return make_job(folder, told, policy=str(quick_policy(folder, **limits)))
+    policy = str(quick_policy(folder, **limits))
+    return make_job(folder, told, policy=policy, limits={"attempts": attempts})
 
 
 @pytest.mark.parametrize(
@@ -77,10 +78,10 @@ def test_a_hang_is_named_ended_and_gone_on_with(
 
 def test_what_is_slow_for_a_reason_is_never_touched(tmp_path: Path) -> None:
     told = {
-        "seconds": 0.4,  # ten times as long is explained: more than the floor of two seconds
-        "slow_at": {"1": ["first_step", 8], "4": ["step", 3], "6": ["eval", 4], "8": ["save", 4]},
+        "seconds": 0.3,  # ten times as long is explained: more than the floor of a second
+        "slow_at": {"1": ["first_step", 6], "4": ["step", 2], "6": ["eval", 3], "8": ["save", 3]},
     }
-    job = hanging_job(tmp_path, told, silence_start="5s")
+    job = hanging_job(tmp_path, told, silence_start="4s", silence_step="1s")
 
     assert run(job) == 0, terminal(job)
 
@@ -102,15 +103,14 @@ def test_what_is_silent_and_moves_is_looked_at_and_left_alone(tmp_path: Path) ->
 
 def test_what_moves_and_gets_nowhere_is_ended_in_the_end(tmp_path: Path) -> None:
     told = {"slow_at": {"4": ["loop", 1000]}}
-    limits = {"silence_factor": 2, "silence_start": "6s", "silence_step": "1s", "stall_looks": 1}
-    job = hanging_job(tmp_path, told, **limits)
+    job = hanging_job(tmp_path, told, 1, silence_factor=2, silence_step="1s", stall_looks=1)
 
     assert run(job) == 1
 
-    first = story(job).attempts[0]
-    assert first.diagnosis is not None
-    assert first.failure is Failure.HANG
-    assert "gets nowhere" in first.diagnosis.why
+    (only,) = story(job).attempts
+    assert only.diagnosis is not None
+    assert only.failure is Failure.HANG
+    assert "gets nowhere" in only.diagnosis.why
 
 
 def test_a_stop_ends_a_hanging_training_after_its_grace(tmp_path: Path) -> None:
