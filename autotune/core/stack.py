@@ -89,15 +89,21 @@ class Stack:
         return f"process {self.pid}" if self.rank is None else f"rank {self.rank}"
 
 
+def printable(text: str) -> str:
+    """Return the text with what a terminal would obey, or nobody could read, made visible."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def frames_of_faulthandler(text: str) -> tuple[Frame, ...]:
     """Return the frames of the training thread in what faulthandler wrote for one process.
 
     The line `main thread 0x…` says which thread is the main one; without it the oldest counts,
     which faulthandler writes last.
     """
-    main = next((int(m[1], 16) for m in map(_MAIN.match, text.splitlines()) if m), None)
+    lines = printable(text).splitlines()
+    main = next((int(m[1], 16) for m in map(_MAIN.match, lines) if m), None)
     threads: list[tuple[int, list[Frame]]] = []
-    for line in text.splitlines():
+    for line in lines:
         thread, frame = _THREAD.match(line), _FRAME.match(line)
         if thread:
             threads.append((int(thread[1], 16), []))
@@ -111,7 +117,7 @@ def frames_of_py_spy(text: str) -> tuple[Frame, ...]:
     """Return the frames of the training thread in the output of `py-spy dump`."""
     main: int | None = None
     threads: list[tuple[int, list[Frame]]] = []
-    for line in text.splitlines():
+    for line in printable(text).splitlines():
         thread, frame = _SPY_THREAD.match(line), _SPY_FRAME.match(line)
         if thread:
             threads.append((int(thread[1]), []))

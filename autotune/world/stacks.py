@@ -26,6 +26,7 @@ from autotune.core.stack import (
     Stack,
     frames_of_faulthandler,
     frames_of_py_spy,
+    printable,
 )
 from autotune.world.files import write_text
 
@@ -200,8 +201,8 @@ def _cpu_seconds(pids: Sequence[int]) -> float | None:
 def _helpers(pid: int) -> Iterator[Helper]:
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(pid).children(recursive=True)[:MOST_HELPERS]:
-            name = _line(f"/proc/{child.pid}/comm").strip()
-            yield Helper(child.pid, name[:40], _state(child.pid) or "Z")
+            name = printable(_line(f"/proc/{child.pid}/comm"))[:40]
+            yield Helper(child.pid, name, _state(child.pid) or "Z")
 
 
 def _environment(pid: int) -> dict[str, str]:

@@ -73,6 +73,11 @@ def test_a_name_in_brackets_is_read_over_as_newer_pythons_write_it() -> None:
     assert frames_of_faulthandler(text) == frames_of_faulthandler(FAULTHANDLER)
 
 
+def test_what_a_terminal_would_obey_is_made_visible() -> None:
+    (frame, _) = frames_of_faulthandler(FAULTHANDLER.replace("in step", "in \x1b[2Jstep"))
+    assert frame.function == "?[2Jstep"
+
+
 @given(st.text(max_size=400))
 def test_no_text_stops_the_reading(text: str) -> None:
     for read in (frames_of_faulthandler, frames_of_py_spy):
