@@ -14,7 +14,7 @@ class Course:
 
     lost: int = 0  # the loss was reported, and was not a finite number
     zero: int = 0  # it was exactly zero, and had not come down to that
-    skipped: int = 0  # the loss scaler skipped the step
+    skipped: int = 0  # the optimizer skipped the step, its gradients being no finite numbers
     last_loss: float | None = None  # the newest that was finite and not zero
     last_skips: int | None = None  # skipped so far, as the optimizer counts them
 
@@ -23,7 +23,7 @@ class Course:
         if self.lost >= steps:
             return f"the loss was no finite number for {self.lost} optimizer steps in a row"
         if self.skipped >= steps:
-            return f"the loss scaler skipped {self.skipped} optimizer steps in a row"
+            return f"{self.skipped} optimizer steps in a row were skipped for lost gradients"
         if self.zero >= steps:
             before = "from the first step on" if self.last_loss is None else "all at once"
             return f"the loss was exactly zero for {self.zero} optimizer steps in a row, {before}"
@@ -33,8 +33,8 @@ class Course:
 def after_step(course: Course, loss: Any, skips: Any) -> Course:
     """Return the course after one more step, of which a loss and a count of skips were reported.
 
-    A step that the scaler skips is counted as such and not as a lost one: while it looks for its
-    scale the loss may well overflow.
+    A step that was skipped is counted as such and not as a lost one: while a loss scaler looks for
+    its scale the loss may well overflow.
     """
     value = _loss(loss)
     count = skips if isinstance(skips, int) and not isinstance(skips, bool) else None
