@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from autotune.core.failure import Failure
 from autotune.world.policy_folder import policy_folder
 from tests.e2e.fast_job import (
+    kill_when,
     left_behind,
     make_job,
     run,
@@ -78,10 +79,10 @@ def test_a_hang_is_named_ended_and_gone_on_with(
 
 def test_what_is_slow_for_a_reason_is_never_touched(tmp_path: Path) -> None:
     told = {
-        "seconds": 0.3,  # ten times as long is explained: more than the floor of a second
-        "slow_at": {"1": ["first_step", 6], "4": ["step", 2], "6": ["eval", 3], "8": ["save", 3]},
+        "seconds": 0.3,  # ten times as long is explained: more than the floor of two seconds
+        "slow_at": {"1": ["first_step", 6], "4": ["step", 2.5], "6": ["eval", 3], "8": ["save", 3]},
     }
-    job = hanging_job(tmp_path, told, silence_start="4s", silence_step="1s")
+    job = hanging_job(tmp_path, told, silence_start="4s")
 
     assert run(job) == 0, terminal(job)
 
@@ -126,6 +127,23 @@ def test_a_stop_ends_a_hanging_training_after_its_grace(tmp_path: Path) -> None:
     assert only.failure is Failure.NONE
     assert only.evidence is not None
     assert [stack.rank for stack in only.evidence.stacks] == [0, 1]
+    assert left_behind(job) == []
+
+
+def test_a_supervisor_that_comes_back_ends_what_hangs_without_a_look(tmp_path: Path) -> None:
+    job = hanging_job(tmp_path, {"hang_at": {"1:5": "stopped"}}, silence_step="1h")
+    rank_0 = run_folder(job) / "attempts" / "001" / "events" / "rank0.jsonl"
+    asked = '"kind": "stop_yourself"'
+    kill_when(
+        start(job), lambda: rank_0.exists() and asked in rank_0.read_text(), "rank 1 to be stopped"
+    )
+
+    assert run(job) == 0, terminal(job)
+
+    first, second = story(job).attempts
+    assert first.evidence is not None
+    assert first.evidence.ended_by_us == "supervisor_lost"
+    assert (second.failure, second.launch.checkpoint_step) == (Failure.NONE, 3)
     assert left_behind(job) == []
 
 

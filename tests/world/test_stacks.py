@@ -124,8 +124,12 @@ def test_a_loader_whose_worker_never_delivers_is_named(attempt: Attempt) -> None
 
     taken = attempt.take_until(waits("waits_for_loader_worker"))
 
-    assert [helper.state for helper in taken[0].helpers] == ["S"]
-    assert "data loader" in named(taken).why
+    (worker,) = taken[0].helpers
+    assert worker.state == "S"
+    assert "A worker of its data loader" in named(taken).why
+    os.kill(worker.pid, signal.SIGSTOP)
+    taken = attempt.take_until(lambda taken: taken[0].helpers[0].state == "T")
+    assert f"{worker.pid} is stopped" in named(taken).why
 
 
 def test_a_download_that_is_never_answered_is_named(attempt: Attempt) -> None:
