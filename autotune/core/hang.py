@@ -25,7 +25,7 @@ def name_hang(evidence: Evidence) -> Finding:
     culprit, confidence, why = _culprit(evidence.stacks, "is" if moving else "stands still")
     finding = Finding(
         culprit.waiting.failure if culprit and culprit.waiting else Failure.HANG,
-        confidence,
+        min(confidence, SEEN_STILL) if moving else confidence,
         f"{why.rstrip('.')}; {_silence(evidence)}",
         rank=culprit.rank if culprit else None,
         phase=evidence.phase,
@@ -44,7 +44,7 @@ def _silence(evidence: Evidence) -> str:
     if stall is None:
         return "it neither printed nor reported anything until autotune ended it"
     silent, allowed = show_seconds(stall.silent_seconds), show_seconds(stall.explained_seconds)
-    text = f"nothing moved for {silent} {stall.doing}, where {allowed} would be explained"
+    text = f"nothing moved for {silent} {stall.doing}, where its rhythm explains {allowed}"
     return f"{text} ({stall.moving}, and gets nowhere)" if stall.moving else text
 
 
@@ -76,10 +76,10 @@ def _stopped(stopped: list[Stack]) -> str:
     names = " and ".join(f"{s.name} (process {s.pid})" if s.rank is not None else s.name
                          for s in stopped[:4])  # fmt: skip
     pids = " ".join(str(s.pid) for s in stopped[:4])
-    verb = "is" if len(stopped) == 1 else "are"
+    verb, them = ("is", "it") if len(stopped) == 1 else ("are", "them")
     return (
-        f"{names} {verb} stopped, by SIGSTOP or a debugger, and everything waits for it; "
-        f"`kill -CONT {pids}` would have let it go on"
+        f"{names} {verb} stopped, by SIGSTOP or a debugger, and everything waits for {them}; "
+        f"`kill -CONT {pids}` would have let {them} go on"
     )
 
 

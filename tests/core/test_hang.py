@@ -69,7 +69,15 @@ def test_the_one_who_holds_the_others_up_is_named(
     found = named(*stacks)
     assert (found.failure, found.rank, found.phase) == (Failure.HANG, rank, Phase.TRAIN)
     assert words in found.why
-    assert "11 min 0 s between two steps, where 10 min 0 s would be explained" in found.why
+    assert "nothing moved for 11 min 0 s between two steps, where its rhythm" in found.why
+
+
+def test_what_still_moves_is_named_with_less_certainty_and_not_as_standing_still() -> None:
+    moving = dataclasses.replace(STALL, moving="the stack of rank 1 moves")
+    found = named(stack(0, ALL_REDUCE), stack(1, MATRIX, OWN), stall=moving)
+    assert "rank 1 is at `forward`" in found.why
+    assert "(the stack of rank 1 moves, and gets nowhere)" in found.why
+    assert found.confidence < named(stack(0, ALL_REDUCE), stack(1, MATRIX, OWN)).confidence
 
 
 def test_a_lock_of_ours_is_promised_away_and_a_strangers_is_only_named() -> None:
