@@ -47,6 +47,7 @@ from autotune.world.files import make_folder, write_json, write_text
 from autotune.world.host import MemorySampler
 from autotune.world.process import RunningAttempt, Survivors, boot_id, end_all
 from autotune.world.shared_memory import prefix_of, sweep
+from autotune.world.stacks import StackTaker
 
 TRAINER = Path(child.__file__).parent / "finetune.py"
 CONVERTER = Path(child.__file__).parent / "convert.py"
@@ -187,9 +188,8 @@ class RunStage:
     ) -> LiveAttempt:
         ground = self._ground
         shutil.rmtree(folder, ignore_errors=True)  # of a start that never came to be
-        make_folder(folder)
-        make_folder(folder / "events")
-        make_folder(ground.folder.ops)
+        for made in (folder, folder / "events", folder / "stacks", ground.folder.ops):
+            make_folder(made)
         if ground.folder.stop_asked_by() is None:
             ground.folder.clear_stop()  # of an order that was for the ranks before these
         ops_cache.clear_locks(ground.folder.ops)
@@ -243,6 +243,7 @@ class RunStage:
         return LiveAttempt(
             attempt, running, channel, sampler, ground.folder, ground.gpus, cgroup,
             self._clock, ground.policy.limits.release, prefix_of(folder),
+            StackTaker(folder / "stacks", ground.folder.ops, ground.python), ground.signatures,
         )  # fmt: skip
 
     def _setting(
