@@ -12,14 +12,23 @@ FROM_NAMELESS_EXCEPTION = 0.6
 FROM_SUPPORTED_WORDS = 0.85
 FROM_CONFIRMING_WORDS = 0.6
 FROM_CONSEQUENCES = 0.35
+# The kernel, a scheduler, a driver and a watchdog print and raise nothing in Python.
+_SAID_BY_THE_MACHINE = frozenset({
+    Failure.HOST_OOM, Failure.PREEMPTED, Failure.COLLECTIVE_TIMEOUT, Failure.GPU_HARDWARE,
+})  # fmt: skip
 
 
 def named_words(evidence: Evidence) -> Finding | None:
-    """The earliest root on the first failing rank, among what the training did not outlive."""
+    """The earliest root on the first failing rank, among what the training did not outlive.
+
+    What was raised outranks what was only printed, unless the machine itself printed it.
+    """
     roots = [s for s in evidence.signs if s.role is Role.ROOT and has_name(s)]
     if evidence.ended_by_us:
         roots = [s for s in roots if s.failure is not Failure.USER_INTERRUPT]
     roots = not_outlived(roots, evidence)
+    if any(sign.raised for sign in roots):
+        roots = [s for s in roots if s.raised or s.failure in _SAID_BY_THE_MACHINE]
     if not roots:
         return None
     first = min(roots, key=lambda sign: (sign.line, sign.signature))

@@ -31,7 +31,7 @@ _INSTALLED = re.compile(
 # What is said below this level goes on: of itself it ended nothing.
 _LEVEL = re.compile(
     r"^.{0,100}?(?:(?<!NCCL )\b(?:WARNING|WARN|INFO|DEBUG)\b|\b[A-Z]\w{0,40}Warning: )"
-    r"|^\[?[WI]\d{0,4} "
+    r"|^\[?[WI]\d{0,4} |^.{0,40}?\[[IWD]\] "
 )
 # Loggers report these calmly, and they end a training all the same.
 _SAID_CALMLY = frozenset({
