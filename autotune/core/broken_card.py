@@ -24,7 +24,6 @@ _VEILS = frozenset({
 _SILENT = frozenset({Failure.UNKNOWN, Failure.GPU_HARDWARE})
 # An error of the training's own that has nothing to do with a card is not the card's.
 _OF_A_CARD = re.compile(r"(?i)cuda|nccl|cublas|cudnn|\bgpu\b|\bdevice\b|SIGABRT|SIGSEGV|SIGBUS")
-_LATE = "unspecified launch failure"
 
 
 def broken_card(evidence: Evidence, finding: Finding) -> Finding | None:
@@ -48,16 +47,13 @@ def broken_card(evidence: Evidence, finding: Finding) -> Finding | None:
     suspect = [x for x in xids if blame_of(x.code) is Blame.SUSPECT]
     if suspect and finding.failure in _SILENT:
         return _hardware(finding, FROM_SUSPECT, _told(suspect[0]), suspect)
-    return _own_fault(evidence, finding, xids)
+    return _own_fault(finding, xids)
 
 
-def _own_fault(evidence: Evidence, finding: Finding, xids: list[KernelEvent]) -> Finding | None:
+def _own_fault(finding: Finding, xids: list[KernelEvent]) -> Finding | None:
     """An Xid that a kernel of the training brings about, where no words name it better."""
     own = [x for x in xids if x.ours and blame_of(x.code) is Blame.APPLICATION]
-    if not own:
-        return None
-    late = finding.failure is Failure.GPU_HARDWARE and _LATE in words_of(evidence, finding)
-    if not late and finding.failure not in (Failure.UNKNOWN, Failure.COLLECTIVE_ERROR):
+    if not own or finding.failure not in (Failure.UNKNOWN, Failure.COLLECTIVE_ERROR):
         return None
     why = f"{_told(own[0])}; the rest follows from that: {finding.why[:200]}"
     rank = own[0].rank if own[0].rank is not None else finding.rank

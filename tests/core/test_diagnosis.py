@@ -198,6 +198,9 @@ def test_a_kill_the_cgroup_counted_makes_us_sure() -> None:
          Failure.DEVICE_OOM_FRAGMENTATION),
         ({"requested": 1, "capacity": 24, "free": 0.5, "allocated": 10, "reserved": 11},
          Failure.DEVICE_OOM_COTENANT),
+        # Free memory that equals the request is none to spare: the neighbour's, and no cap of ours.
+        ({"requested": 0.02, "capacity": 16, "free": 0.02, "allocated": 1.72, "reserved": 1.75},
+         Failure.DEVICE_OOM_COTENANT),
         # Our own cap refused beside a neighbour who leaves room: not the neighbour's fault.
         ({"requested": 2, "capacity": 80, "free": 26, "limit": 24, "allocated": 22.5,
           "reserved": 23, "process": 25}, Failure.DEVICE_OOM),

@@ -375,7 +375,9 @@ def test_an_xid_of_a_kernels_own_fault_names_it_where_no_words_do(code: int) -> 
     assert diagnose(evidence(machine=machine)).failure is Failure.ILLEGAL_ACCESS
     late = "RuntimeError: CUDA error: unspecified launch failure"
     assert diagnose(printed(late, machine=machine)).failure is Failure.ILLEGAL_ACCESS
-    assert diagnose(printed(late, machine=ROOMY)).failure is Failure.GPU_HARDWARE
+    assert diagnose(printed(late, machine=ROOMY)).failure is Failure.ILLEGAL_ACCESS
+    fallen = with_kernel(replace(XID, code=79))
+    assert diagnose(printed(late, machine=fallen)).failure is Failure.GPU_HARDWARE
 
 
 def test_a_card_in_doubt_is_blamed_only_where_nothing_else_is() -> None:
