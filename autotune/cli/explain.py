@@ -12,7 +12,7 @@ from autotune.core.history import fold
 from autotune.core.scan import Scanner
 from autotune.core.signature import Signatures
 from autotune.world.journal import read_journal
-from autotune.world.line_splitter import LineSplitter
+from autotune.world.line_splitter import BlockSplitter
 from autotune.world.signature_file import SignatureFileError, load_signatures
 
 _CHUNK_BYTES = 1 << 20
@@ -65,7 +65,7 @@ def explain_log(name: str, signatures: Signatures, exit_code: int | None = None)
         ended = [a.diagnosis for a in fold(read_journal(journal)).attempts if a.diagnosis]
         if ended:
             return Explanation(ended[-1], lines=0)
-    scanner = Scanner(signatures)
+    scanner = Scanner(signatures, appended=True)
     if name == _STDIN:
         _read(sys.stdin.buffer, scanner)
     else:
@@ -86,7 +86,7 @@ def log_of(path: Path) -> Path:
 
 
 def _read(stream: BinaryIO, scanner: Scanner) -> None:
-    splitter = LineSplitter(scanner.feed)
+    splitter = BlockSplitter(scanner.read)
     while chunk := stream.read(_CHUNK_BYTES):
         splitter.feed(chunk)
     splitter.flush()

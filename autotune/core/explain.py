@@ -32,7 +32,7 @@ def explain_lines(
     evidence: Evidence | None = None,
 ) -> Explanation:
     """Return the diagnosis of a log; reads the lines once and keeps none of them."""
-    scanner = Scanner(signatures)
+    scanner = Scanner(signatures, appended=True)
     for line in lines:
         scanner.feed(line)
     return explain_scanned(scanner, signatures.device, exit_code, evidence)

@@ -1,14 +1,23 @@
 """Signatures: the words by which a line of output is recognised, and what they may prove."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from autotune.core.failure import Failure, Phase, Role
-from autotune.core.pattern import compile_pattern, required_words, word_finder, words_within
+from autotune.core.line import fold
+from autotune.core.outlived import PROGRESS
+from autotune.core.pattern import compile_pattern
+from autotune.core.required import more_words, required_words
+from autotune.core.words import Words
 
 CPU, CUDA = "cpu", "cuda"
+# Python's own words around a traceback, not a framework's.
+HEAD = "Traceback (most recent call last)"
+IGNORED = "Exception ignored in"
+CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
+_ALWAYS_READ = tuple(words.lower() for words in (HEAD, IGNORED, *CHAINED))
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,16 @@ class Signature:
         return tuple(compile_pattern(pattern) for pattern in self.patterns)
 
 
-_Try = tuple[Signature, re.Pattern[str]]
+@dataclass(frozen=True)
+class _Try:
+    """A pattern to be tried on a line that holds its words."""
+
+    signature: Signature
+    pattern: re.Pattern[str]
+    more: tuple[bytes, ...]  # words of which the line must hold one as well
+
+    def may_match(self, folded: bytes) -> bool:
+        return not self.more or any(word in folded for word in self.more)
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,14 @@ class Found:
     match: re.Match[str]
 
 
+@dataclass(frozen=True)
+class Counter:
+    """A pattern that counts steps, to be searched in the bytes of many lines at once."""
+
+    signature: Signature
+    pattern: re.Pattern[bytes]
+
+
 class Signatures:
     """All signatures that apply to one job; their order never matters."""
 
@@ -48,22 +74,56 @@ class Signatures:
         """Check every pattern and derive the words without which none needs to be tried."""
         self.entries = tuple(entries)
         self.device = device
-        self._gates = _gates(applicable(self.entries, device))
-        self._ungated = self._gates.pop("", ())
-        self._finder = word_finder(self._gates)
-        self._within = words_within(self._gates)
+        used = tuple(applicable(self.entries, device))
+        telling = [entry for entry in used if entry.name not in PROGRESS]
+        going_on = [entry for entry in used if entry.name in PROGRESS]
+        self._gates = _gates(used)
+        self._words = Words(self._gates)
+        self._telling = Words((*_gates(telling), *_ALWAYS_READ))
+        self._reports = Words(_gates(going_on, lambda pattern: not counts(pattern)))
+        self.counters = tuple(
+            Counter(entry, re.compile(text.encode()))
+            for entry in going_on
+            for text, pattern in zip(entry.patterns, entry.compiled, strict=True)
+            if counts(pattern)
+        )
 
     def search(self, text: str) -> list[Found]:
         """Return every signature found in one cleaned line, once each, by name."""
-        tries = dict.fromkeys(self._ungated)
-        for longest in dict.fromkeys(m[1] for m in self._finder.finditer(text.lower())):
-            for word in self._within.get(longest, ()):
-                tries.update(dict.fromkeys(self._gates[word]))
+        folded = fold(text.encode("utf-8", "replace"))
         found: dict[str, Found] = {}
-        for signature, pattern in tries:
-            if signature.name not in found and (match := pattern.search(text)):
-                found[signature.name] = Found(signature, match)
+        for word in sorted(self._words.within(folded)):
+            for one in self._gates[word]:
+                name = one.signature.name
+                if name not in found and one.may_match(folded):
+                    match = one.pattern.search(text)
+                    if match:
+                        found[name] = Found(one.signature, match)
         return [found[name] for name in sorted(found)]
+
+    def telling_lines(self, folded: bytes) -> Iterator[int]:
+        """Yield where each line begins that may hold more than progress."""
+        end = -1
+        for place in self._telling.places(folded):
+            if place > end:
+                start, end = _line_around(folded, place)
+                if self._may_tell(folded[start:end], self._telling):
+                    yield start
+
+    def reporting_lines(self, folded: bytes) -> Iterator[int]:
+        """Yield where each line begins that may report a step, from the last to the first."""
+        start = len(folded)
+        for place in reversed(self._reports.places(folded)):
+            if place < start:
+                start, end = _line_around(folded, place)
+                if self._may_tell(folded[start:end], self._reports):
+                    yield start
+
+    def _may_tell(self, line: bytes, words: Words) -> bool:
+        return any(
+            word in _ALWAYS_READ or any(one.may_match(line) for one in self._gates[word])
+            for word in words.within(line)
+        )
 
     def named(self, name: str) -> Signature | None:
         """Return the signature of that name, if this job has it."""
@@ -79,11 +139,25 @@ def applicable(entries: Iterable[Signature], device: str | None) -> Iterator[Sig
     return (entry for entry in entries if entry.device in (None, wanted))
 
 
-def _gates(entries: Iterable[Signature]) -> dict[str, tuple[_Try, ...]]:
-    """Patterns under the word a line must contain before they are tried; "" opens always."""
+def _line_around(text: bytes, place: int) -> tuple[int, int]:
+    end = text.find(b"\n", place)
+    return text.rfind(b"\n", 0, place) + 1, len(text) if end < 0 else end
+
+
+def counts(pattern: re.Pattern[str]) -> bool:
+    """Say whether the pattern reads the number of a step."""
+    return "step" in pattern.groupindex
+
+
+def _gates(
+    entries: Iterable[Signature], wanted: Callable[[re.Pattern[str]], bool] = lambda _: True
+) -> dict[str, tuple[_Try, ...]]:
+    """Patterns under the words of which a line must contain one before they are tried."""
     gates: dict[str, list[_Try]] = {}
     for entry in entries:
         for text, pattern in zip(entry.patterns, entry.compiled, strict=True):
-            for word in required_words(text) or ("",):
-                gates.setdefault(word, []).append((entry, pattern))
+            if wanted(pattern):
+                one = _Try(entry, pattern, tuple(w.encode() for w in more_words(text)))
+                for word in required_words(text):
+                    gates.setdefault(word, []).append(one)
     return {word: tuple(tries) for word, tries in gates.items()}

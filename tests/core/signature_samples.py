@@ -164,4 +164,19 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
         ["{'train_runtime': 3.2, 'train_loss': 1.0}"],
         ["the runtime of train is long"],
     ),
+    "launch_started": (
+        ["nohup: ignoring input",
+         "[2031-01-01 00:00:00,000] [INFO] [runner.py:570:main] cmd = /usr/bin/python3 -u -m x",
+         "+ deepspeed --num_gpus 2 train.py"],
+        ["nohup is ignoring nothing", "[2031-01-01 00:00:00,000] [INFO] [launch.py:1:main] x",
+         "1 + python 3"],
+    ),
+    "command_typed": (
+        ["(base) user@node7:~/work$ python train.py --lr 1", "root@box:/w# deepspeed train.py"],
+        ["# python train.py", "it costs 5 $ to run python"],
+    ),
+    "ranks_restarted": (
+        ["[default] Worker group FAILED. 2/3 attempts left; will restart worker group"],
+        ["the group of workers was started"],
+    ),
 }  # fmt: skip

@@ -18,7 +18,7 @@ MIB = 2**20
 
 def collect(path: Path, log_bytes: int = 64 * MIB) -> tuple[OutputTail, list[bytes]]:
     lines: list[bytes] = []
-    return OutputTail(path, lines.append, log_bytes), lines
+    return OutputTail(path, lambda block: lines.extend(block[:-1].split(b"\n")), log_bytes), lines
 
 
 def test_a_file_that_does_not_exist_yet_is_no_fault(tmp_path: Path) -> None:
