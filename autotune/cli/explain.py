@@ -2,6 +2,7 @@
 
 import json
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +18,8 @@ from autotune.world.signature_file import SignatureFileError, load_signatures
 
 _CHUNK_BYTES = 1 << 20
 _STDIN = "-"
+# How a shell of Windows marks a file that it redirects output to.
+_WIDE = {BOM_UTF16_LE: "utf-16", BOM_UTF16_BE: "utf-16"}
 
 
 def no_remedies(diagnosis: Diagnosis) -> list[dict[str, str]]:
@@ -87,8 +90,12 @@ def log_of(path: Path) -> Path:
 
 def _read(stream: BinaryIO, scanner: Scanner) -> None:
     splitter = BlockSplitter(scanner.read)
-    while chunk := stream.read(_CHUNK_BYTES):
-        splitter.feed(chunk)
+    chunk = stream.read(_CHUNK_BYTES)
+    wide = next((name for mark, name in _WIDE.items() if chunk.startswith(mark)), None)
+    decode = getincrementaldecoder(wide)("replace").decode if wide else None
+    while chunk:
+        splitter.feed(decode(chunk).encode("utf-8", "replace") if decode else chunk)
+        chunk = stream.read(_CHUNK_BYTES)
     splitter.flush()
 
 

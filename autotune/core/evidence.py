@@ -101,6 +101,7 @@ class Reason:
     role: Role
     line: int | None
     text: str
+    why: str = ""  # it was outranked; empty for what the diagnosis rests on
 
 
 @dataclass(frozen=True)
@@ -115,4 +116,4 @@ class Diagnosis:
     figures: OomFigures = field(default_factory=OomFigures)
     secondary: tuple[Failure, ...] = ()
     evidence: tuple[Reason, ...] = ()
-    outranked: tuple[Reason, ...] = ()  # matched, and why they did not win is in `why`
+    outranked: tuple[Reason, ...] = ()  # matched, each with why it did not win

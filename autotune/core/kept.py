@@ -17,14 +17,14 @@ class _Few:
 
 
 class Kept:
-    """Signs of the newest run, and the first few of the run before it."""
+    """Signs of the newest run, and of the run before it."""
 
     def __init__(self) -> None:
         """Begin with none."""
         self._few: dict[tuple[str, int | None], _Few] = {}
         self._alive: dict[str, Sign] = {}
         self._began = 0
-        self.earlier: tuple[Sign, ...] = ()  # what ended the run before this one
+        self._before: tuple[Sign, ...] = ()  # of the run before the newest
         self.left_out = 0  # signs beyond MOST_SIGNS
 
     def keep(self, sign: Sign) -> None:
@@ -45,20 +45,35 @@ class Kept:
             self._alive[sign.signature] = sign
 
     def all(self) -> tuple[Sign, ...]:
-        """Return the signs of the newest run, in the order of their lines."""
+        """Return the signs of the newest run that shows anything, in the order of their lines.
+
+        A run of which only the start is seen leaves the word to the run before it.
+        """
+        own = self._own()
+        return own if self._shows(own) else (*self._before, *own)
+
+    @property
+    def earlier(self) -> tuple[Sign, ...]:
+        """What was seen of the run before the newest, once that shows something itself."""
+        if not self._shows(self._own()):
+            return ()
+        return tuple(s for s in self._before if s.role is not Role.CONTEXT)[:MOST_EARLIER]
+
+    def begin_run(self, line: int) -> None:
+        """Another run begins at this line: what stands above it is no longer its own."""
+        own, before = self._own(), self.all()
+        self._before = tuple(s for s in before if s.line < line)[-MOST_SIGNS:]
+        self._began = line
+        self._few.clear()
+        self._alive = {name: s for name, s in self._alive.items() if s.line >= line}
+        for sign in own:
+            if sign.line >= line and sign.signature not in self._alive:
+                self.keep(sign)
+
+    def _own(self) -> tuple[Sign, ...]:
         kept = [s for few in self._few.values() for s in (*few.first, few.last) if s is not None]
         kept += self._alive.values()
         return tuple(sorted(kept, key=lambda sign: (sign.line, sign.signature)))
 
-    def begin_run(self, line: int) -> None:
-        """Another run begins at this line: what stands above it is no longer its own."""
-        before = [s for s in self.all() if s.line < line and s.role is not Role.CONTEXT]
-        after = [s for s in self.all() if s.line >= line]
-        self.earlier = tuple(before[:MOST_EARLIER])
-        self._began = line
-        self._few.clear()
-        alive = {name: s for name, s in self._alive.items() if s.line >= line}
-        self._alive = alive
-        for sign in after:
-            if alive.get(sign.signature) is not sign:
-                self.keep(sign)
+    def _shows(self, own: tuple[Sign, ...]) -> bool:
+        return bool(self._alive) or any(sign.role is not Role.CONTEXT for sign in own)
