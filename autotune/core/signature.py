@@ -1,7 +1,7 @@
 """Signatures: the words by which a line of output is recognised, and what they may prove."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,9 +78,9 @@ class Signatures:
         telling = [entry for entry in used if entry.name not in PROGRESS]
         going_on = [entry for entry in used if entry.name in PROGRESS]
         self._gates = _gates(used)
-        self._words = Words(self._gates)
-        self._telling = Words((*_gates(telling), *_ALWAYS_READ))
-        self._reports = Words(_gates(going_on, lambda pattern: not counts(pattern)))
+        self._words = Words(_needs(self._gates))
+        self._telling = Words(_needs(_gates(telling)) | dict.fromkeys(_ALWAYS_READ, ()))
+        self._reports = Words(_needs(_gates(going_on, lambda pattern: not counts(pattern))))
         self.counters = tuple(
             Counter(entry, re.compile(text.encode()))
             for entry in going_on
@@ -103,27 +103,11 @@ class Signatures:
 
     def telling_lines(self, folded: bytes) -> Iterator[int]:
         """Yield where each line begins that may hold more than progress."""
-        end = -1
-        for place in self._telling.places(folded):
-            if place > end:
-                start, end = _line_around(folded, place)
-                if self._may_tell(folded[start:end], self._telling):
-                    yield start
+        return self._telling.lines(folded)
 
     def reporting_lines(self, folded: bytes) -> Iterator[int]:
         """Yield where each line begins that may report a step, from the last to the first."""
-        start = len(folded)
-        for place in reversed(self._reports.places(folded)):
-            if place < start:
-                start, end = _line_around(folded, place)
-                if self._may_tell(folded[start:end], self._reports):
-                    yield start
-
-    def _may_tell(self, line: bytes, words: Words) -> bool:
-        return any(
-            word in _ALWAYS_READ or any(one.may_match(line) for one in self._gates[word])
-            for word in words.within(line)
-        )
+        return self._reports.lines_from_end(folded)
 
     def named(self, name: str) -> Signature | None:
         """Return the signature of that name, if this job has it."""
@@ -137,11 +121,6 @@ def applicable(entries: Iterable[Signature], device: str | None) -> Iterator[Sig
     """
     wanted = device or CUDA
     return (entry for entry in entries if entry.device in (None, wanted))
-
-
-def _line_around(text: bytes, place: int) -> tuple[int, int]:
-    end = text.find(b"\n", place)
-    return text.rfind(b"\n", 0, place) + 1, len(text) if end < 0 else end
 
 
 def counts(pattern: re.Pattern[str]) -> bool:
@@ -161,3 +140,13 @@ def _gates(
                 for word in required_words(text):
                     gates.setdefault(word, []).append(one)
     return {word: tuple(tries) for word, tries in gates.items()}
+
+
+def _needs(gates: Mapping[str, tuple[_Try, ...]]) -> dict[str, tuple[bytes, ...]]:
+    """Under each word those of which a line must hold one more for any of its patterns."""
+    return {
+        word: tuple(sorted({more for one in tries for more in one.more}))
+        if all(one.more for one in tries)
+        else ()
+        for word, tries in gates.items()
+    }

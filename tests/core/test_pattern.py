@@ -44,7 +44,13 @@ def test_more_words_tell_what_the_first_cannot() -> None:
     assert more_words("batch_size") == ()
 
 
-def test_words_are_found_within_one_another_and_one_place_at_least_in_each_line() -> None:
-    words = Words(["out of", "out of memory", "memory", "of"])
+def test_words_are_found_within_one_another() -> None:
+    words = Words(dict.fromkeys(["out of", "out of memory", "memory", "of"], ()))
     assert words.within(b"out of memory") == {"out of memory", "out of", "memory", "of"}
-    assert words.places(b"quiet\nout of memory\nmemory\n") == [6, 13, 20]
+
+
+def test_each_line_that_holds_a_word_and_what_it_needs_is_named_once() -> None:
+    words = Words({"loss": (b"nan", b"inf"), "memory": ()})
+    text = b"quiet\nloss memory\nmemory\nloss 3\nloss inf loss"
+    assert list(words.lines(text)) == [6, 18, 32]
+    assert list(words.lines_from_end(text)) == [32, 18, 6]
