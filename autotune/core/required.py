@@ -153,7 +153,8 @@ def _few(words: _Words) -> _Words:
 
 def _better(candidates: Iterable[_Words | None]) -> _Words | None:
     """The set that the fewest lines will hold by chance: long words, and few of them."""
-    return max(_usable(candidates), key=_rarity, default=None)
+    # Of equals the last: what a pattern ends with is mostly the rarer.
+    return max(reversed(_usable(candidates)), key=_rarity, default=None)
 
 
 def _usable(candidates: Iterable[_Words | None]) -> tuple[_Words, ...]:

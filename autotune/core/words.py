@@ -4,7 +4,7 @@ The library is Rust's aho-corasick behind a function from bytes to numbers: no f
 process. Thousands of words cost no more than one, where `re` reads a megabyte a second.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 
@@ -32,30 +32,30 @@ class Words:
 
     def lines(self, folded: bytes) -> Iterator[int]:
         """Yield where each line begins that holds a word and what it needs, in their order."""
-        end = -1
-        for index, place, _ in self._hits(folded):
-            if place > end:
-                start, after = line_around(folded, place)
-                if self._holds_more(folded, index, start, after):
-                    end = after
-                    yield start
+        return self._lines(folded, self._hits(folded))
 
     def lines_from_end(self, folded: bytes) -> Iterator[int]:
         """Yield the same from the last line to the first."""
-        start = len(folded)
-        for index, place, _ in reversed(self._hits(folded)):
-            if place < start:
-                begin, after = line_around(folded, place)
-                if self._holds_more(folded, index, begin, after):
-                    start = begin
-                    yield begin
+        return self._lines(folded, reversed(self._hits(folded)))
+
+    def _lines(self, folded: bytes, hits: Iterable[Hit]) -> Iterator[int]:
+        start, end, done = 0, -1, False
+        refused: set[int] = set()  # of one line; it may hold one word a thousand times
+        for index, place, _ in hits:
+            if not start <= place < end:
+                start, end = line_around(folded, place)
+                done, refused = False, set()
+            more = self._more[index]
+            if done or id(more) in refused:
+                continue
+            if not more or any(folded.find(word, start, end) >= 0 for word in more):
+                done = True
+                yield start
+            else:
+                refused.add(id(more))
 
     def _hits(self, folded: bytes) -> list[Hit]:
         return self._automaton.find_matches_as_indexes(folded, overlapping=True)
-
-    def _holds_more(self, folded: bytes, index: int, start: int, end: int) -> bool:
-        more = self._more[index]
-        return not more or any(folded.find(word, start, end) >= 0 for word in more)
 
 
 def line_around(text: bytes, place: int) -> tuple[int, int]:
