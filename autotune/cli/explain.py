@@ -2,6 +2,7 @@
 
 import json
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -12,11 +13,13 @@ from autotune.core.history import fold
 from autotune.core.scan import Scanner
 from autotune.core.signature import Signatures
 from autotune.world.journal import read_journal
-from autotune.world.line_splitter import LineSplitter
+from autotune.world.line_splitter import BlockSplitter
 from autotune.world.signature_file import SignatureFileError, load_signatures
 
 _CHUNK_BYTES = 1 << 20
 _STDIN = "-"
+# How a shell of Windows marks a file that it redirects output to.
+_WIDE = {BOM_UTF16_LE: "utf-16", BOM_UTF16_BE: "utf-16"}
 
 
 def no_remedies(diagnosis: Diagnosis) -> list[dict[str, str]]:
@@ -65,7 +68,7 @@ def explain_log(name: str, signatures: Signatures, exit_code: int | None = None)
         ended = [a.diagnosis for a in fold(read_journal(journal)).attempts if a.diagnosis]
         if ended:
             return Explanation(ended[-1], lines=0)
-    scanner = Scanner(signatures)
+    scanner = Scanner(signatures, appended=True)
     if name == _STDIN:
         _read(sys.stdin.buffer, scanner)
     else:
@@ -86,9 +89,13 @@ def log_of(path: Path) -> Path:
 
 
 def _read(stream: BinaryIO, scanner: Scanner) -> None:
-    splitter = LineSplitter(scanner.feed)
-    while chunk := stream.read(_CHUNK_BYTES):
-        splitter.feed(chunk)
+    splitter = BlockSplitter(scanner.read)
+    chunk = stream.read(_CHUNK_BYTES)
+    wide = next((name for mark, name in _WIDE.items() if chunk.startswith(mark)), None)
+    decode = getincrementaldecoder(wide)("replace").decode if wide else None
+    while chunk:
+        splitter.feed(decode(chunk).encode("utf-8", "replace") if decode else chunk)
+        chunk = stream.read(_CHUNK_BYTES)
     splitter.flush()
 
 

@@ -33,6 +33,7 @@ SHM_FULL_SHARE = 0.02  # of /dev/shm free
 THREADS_SHARE = 0.5  # of the limit on processes, held by the attempt itself
 
 _SIGBUS = 7
+_PIN_SIGNS = ("pinning", "frame_in_pinning")
 _LINES_OF_A_TRACEBACK = 80
 _BUS_ERROR = re.compile(r"\b[Bb]us error\b")
 # What torch and Python write of a file there; a name alone proves it only where it is full.
@@ -153,7 +154,7 @@ def _pinned(evidence: Evidence, finding: Finding) -> Finding | None:
 
 def _pinning_frame(evidence: Evidence, finding: Finding) -> bool:
     """A frame that pins, in the traceback that the finding's line ends."""
-    lines = [s.line for s in evidence.signs if s.signature == "frame_in_pinning"]
+    lines = [s.line for s in evidence.signs if s.signature in _PIN_SIGNS]
     return any(
         0 <= sign.line - line <= _LINES_OF_A_TRACEBACK
         for sign in finding.rests_on for line in lines

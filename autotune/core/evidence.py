@@ -35,6 +35,7 @@ class Sign:
     figures: OomFigures | None = None
     cure: str = ""  # one thing a person can do, where the signature knows it
     raised: bool = False  # on the line that shows an exception
+    uncaught: bool = False  # below a traceback that begins in a module: nothing caught it
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ class Reason:
     role: Role
     line: int | None
     text: str
+    why: str = ""  # it was outranked; empty for what the diagnosis rests on
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,6 @@ class Diagnosis:
     figures: OomFigures = field(default_factory=OomFigures)
     secondary: tuple[Failure, ...] = ()
     evidence: tuple[Reason, ...] = ()
-    outranked: tuple[Reason, ...] = ()  # matched, and why they did not win is in `why`
+    outranked: tuple[Reason, ...] = ()  # matched, each with why it did not win
     traits: tuple[Trait, ...] = ()
     cure: str = ""  # one thing a person can do about it, "" where nothing certain is known

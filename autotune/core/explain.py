@@ -8,6 +8,7 @@ from autotune.core.codec import to_plain
 from autotune.core.diagnosis import diagnose
 from autotune.core.evidence import Diagnosis, Evidence, Memory, Reason
 from autotune.core.failure import Failure
+from autotune.core.outranked import of_earlier_run
 from autotune.core.scan import Scanner
 from autotune.core.signature import Signatures
 
@@ -32,7 +33,7 @@ def explain_lines(
     evidence: Evidence | None = None,
 ) -> Explanation:
     """Return the diagnosis of a log; reads the lines once and keeps none of them."""
-    scanner = Scanner(signatures)
+    scanner = Scanner(signatures, appended=True)
     for line in lines:
         scanner.feed(line)
     return explain_scanned(scanner, signatures.device, exit_code, evidence)
@@ -56,6 +57,8 @@ def explain_scanned(
             confidence=HEALTHY_SO_FAR,
             why="nothing in the log is a word of failure; how the process ended is not known",
         )
+    earlier = of_earlier_run(scanner.earlier())
+    diagnosis = replace(diagnosis, outranked=(*diagnosis.outranked, *earlier))
     return Explanation(diagnosis, scanner.lines, scanner.left_out)
 
 
@@ -74,12 +77,19 @@ def as_plain(explanation: Explanation, remedy_for: Remedies) -> dict[str, Any]:
         "rank": diagnosis.rank,
         "phase": to_plain(diagnosis.phase),
         "memory": to_plain(diagnosis.figures),
-        "evidence": [
-            {"signature": r.signature, "role": r.role.value, "line": r.line, "text": r.text}
-            for r in (*diagnosis.evidence, *diagnosis.outranked)
-        ],
+        "evidence": [_plain(r) for r in (*diagnosis.evidence, *diagnosis.outranked)],
         "remedy": remedy_for(diagnosis),
     }
+
+
+def _plain(reason: Reason) -> dict[str, Any]:
+    plain = {
+        "signature": reason.signature,
+        "role": reason.role.value,
+        "line": reason.line,
+        "text": reason.text,
+    }
+    return plain | ({"outranked": reason.why} if reason.why else {})
 
 
 def as_text(explanation: Explanation, name: str, remedy_for: Remedies) -> list[str]:
@@ -95,7 +105,7 @@ def as_text(explanation: Explanation, name: str, remedy_for: Remedies) -> list[s
     ]
     lines += [f"  seen: {_place(r)}, {r.signature}: {r.text}" for r in diagnosis.evidence[:5]]
     lines += [
-        f"  outranked: line {r.line}, {r.signature} ({r.role.value}): {r.text}"
+        f"  outranked: line {r.line}, {r.signature} ({r.why or r.role.value}): {r.text}"
         for r in diagnosis.outranked[:5]
     ]
     if diagnosis.secondary:

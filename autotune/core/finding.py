@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, replace
 from autotune.core.evidence import Diagnosis, Evidence, KernelEvent, OomFigures, Reason, Sign
 from autotune.core.failure import Failure, Phase, Role, Trait
 from autotune.core.oom_kind import kind_of_oom
+from autotune.core.outranked import why_outranked
+
+MOST_REASONS = 20
 
 NAMES_RANK = "launcher_names_rank"  # the signature of a launcher's table of ranks
 
@@ -53,6 +56,9 @@ def complete(evidence: Evidence, finding: Finding) -> Diagnosis:
         finding = replace(finding, failure=failure, why=why)
     rests = {(s.signature, s.line) for s in finding.rests_on}
     others = [s for s in evidence.signs if (s.signature, s.line) not in rests]
+    outranked = [
+        s for s in others if s.failure is not finding.failure and s.role is not Role.CONTEXT
+    ]
     return Diagnosis(
         failure=finding.failure,
         confidence=finding.confidence,
@@ -65,9 +71,7 @@ def complete(evidence: Evidence, finding: Finding) -> Diagnosis:
             *finding.shown,
             *_reasons((*finding.rests_on, *(s for s in others if s.failure is finding.failure))),
         ),
-        outranked=_reasons(
-            s for s in others if s.failure is not finding.failure and s.role is not Role.CONTEXT
-        ),
+        outranked=tuple(_outranked(s, finding, evidence) for s in outranked[:MOST_REASONS]),
         traits=finding.traits,
         # Words that turned out to hide something else have the wrong cure.
         cure=next((s.cure for s in finding.rests_on if s.cure and s.failure is named), ""),
@@ -96,5 +100,11 @@ def _secondary(failure: Failure, signs: Iterable[Sign]) -> tuple[Failure, ...]:
     return tuple(seen)
 
 
-def _reasons(signs: Iterable[Sign], most: int = 20) -> tuple[Reason, ...]:
-    return tuple(Reason(s.signature, s.role, s.line, s.text) for s in list(signs)[:most])
+def _outranked(sign: Sign, finding: Finding, evidence: Evidence) -> Reason:
+    why = why_outranked(sign, finding.failure, finding.rests_on, evidence)
+    return Reason(sign.signature, sign.role, sign.line, sign.text, why)
+
+
+def _reasons(signs: Iterable[Sign]) -> tuple[Reason, ...]:
+    kept = list(signs)[:MOST_REASONS]
+    return tuple(Reason(s.signature, s.role, s.line, s.text) for s in kept)

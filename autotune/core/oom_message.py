@@ -7,7 +7,8 @@ from autotune.core.evidence import OomFigures
 _UNITS = {
     "byte": 1, "bytes": 1, "b": 1,
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50, "eib": 2**60,
-    "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40,  # allocators mean binary by these too
+    # Allocators mean binary by these too.
+    "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40, "pb": 2**50, "eb": 2**60,
 }  # fmt: skip
 _SIZE = r"(\d{1,24}(?:\.\d{1,6})?) ?([KMGTPE]i?B|[Bb]ytes?|B)\b"
 _REQUESTED = (

@@ -18,7 +18,7 @@ class AttemptChannel:
         self.view = View()
         self._signatures = signatures
         self._scanner = Scanner(signatures)
-        self._output = OutputTail(folder / "output.log", self._scanner.feed, log_bytes)
+        self._output = OutputTail(folder / "output.log", self._scanner.read, log_bytes)
         self._events = EventFolder(folder / "events")
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 from autotune.core.evidence import Gap
 from autotune.core.line import clean
 from autotune.world.disk_bound import DiskBound
-from autotune.world.line_splitter import LineSplitter
+from autotune.world.line_splitter import BlockSplitter
 
 CHUNK_BYTES = 256 * 1024
 POLL_BYTES = 8 * 1024 * 1024  # one poll reads no more, so that the loop stays awake
@@ -22,15 +22,15 @@ class OutputTail:
     def __init__(
         self,
         path: Path,
-        on_line: Callable[[bytes], object],
+        on_block: Callable[[bytes], object],
         log_bytes: int = 2 * 2**30,
         offset: int = 0,
     ) -> None:
-        """Call `on_line` with each raw line from `offset` on."""
+        """Call `on_block` with raw lines from `offset` on, each ended by a newline."""
         self._path = path
-        self._on_line = on_line
+        self._on_block = on_block
         self._bound = DiskBound(path, log_bytes)
-        self._splitter = LineSplitter(self._take)
+        self._splitter = BlockSplitter(self._take)
         self._ring: deque[bytes] = deque(maxlen=RING_LINES)
         self._gaps: dict[str, Gap] = {}
         self._skipped = 0
@@ -102,10 +102,10 @@ class OutputTail:
             self._splitter.flush()
             self.offset = goal
 
-    def _take(self, raw: bytes) -> None:
-        self.lines += 1
-        self._ring.append(raw)
-        self._on_line(raw)
+    def _take(self, block: bytes) -> None:
+        self.lines += block.count(b"\n")
+        self._ring.extend(block[:-1].rsplit(b"\n", RING_LINES)[-RING_LINES:])
+        self._on_block(block)
 
     def _note(self, reading: str, why: str) -> None:
         if len(self._gaps) < 20:

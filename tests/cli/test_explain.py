@@ -55,3 +55,14 @@ def test_a_long_log_costs_no_memory(tmp_path: Path, capsys: pytest.CaptureFixtur
     tracemalloc.stop()
     assert peak < 12 * 2**20
     assert json.loads(capsys.readouterr().out)["failure"] == "numeric_divergence"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "gb18030"])
+def test_a_log_of_a_windows_shell_or_in_chinese_is_read_like_any_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str
+) -> None:
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    words = f"开始训练：上上上\r\n错误：{SHORTAGE}\r\n"
+    (tmp_path / "a.log").write_bytes(mark + words.encode(encoding))
+    assert explain([str(tmp_path / "a.log")], device="cpu", as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["failure"] == "device_oom"

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TRAINING_STACK = {"torch", "transformers", "deepspeed", "peft", "accelerate", "bitsandbytes"}
-LATE = {"pydantic", "rich", "ruamel", "structlog", "psutil", "pynvml", "tenacity"}
+LATE = {"ahocorasick_rs", "pydantic", "rich", "ruamel", "structlog", "psutil", "pynvml", "tenacity"}
 
 RUN_AND_LIST_MODULES = """
 import json, sys

@@ -182,12 +182,30 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
         ["{'train_runtime': 3.2, 'train_loss': 1.0}"],
         ["the runtime of train is long"],
     ),
-    "frame_in_pinning": (
-        ['  File "/v/torch/utils/data/_utils/pin_memory.py", line 98, in pin_memory',
-         "cudaHostAlloc failed with error 2",
+    "pinning": (
+        ["cudaHostAlloc failed with error 2",
          "at /pytorch/aten/src/ATen/cuda/CachingHostAllocator.cpp:42"],
         ["dataloader_pin_memory=True", "loader = DataLoader(rows, pin_memory=True)",
          "set pin_memory to False where cudaHostAllocMapped is not supported"],
+    ),
+    "frame_in_pinning": (
+        ['  File "/v/torch/utils/data/_utils/pin_memory.py", line 98, in pin_memory'],
+        ['  File "/v/torch/utils/data/_utils/worker.py", line 98, in pin_memory'],
+    ),
+    "launch_started": (
+        ["nohup: ignoring input",
+         "[2031-01-01 00:00:00,000] [INFO] [runner.py:570:main] cmd = /usr/bin/python3 -u -m x",
+         "+ deepspeed --num_gpus 2 train.py"],
+        ["nohup is ignoring nothing", "[2031-01-01 00:00:00,000] [INFO] [launch.py:1:main] x",
+         "1 + python 3"],
+    ),
+    "command_typed": (
+        ["(base) user@node7:~/work$ python train.py --lr 1", "root@box:/w# deepspeed train.py"],
+        ["# python train.py", "it costs 5 $ to run python"],
+    ),
+    "ranks_restarted": (
+        ["[default] Worker group FAILED. 2/3 attempts left; will restart worker group"],
+        ["the group of workers was started"],
     ),
 }  # fmt: skip
 
@@ -201,7 +219,7 @@ FRAMES = {
         "torch/distributed/checkpoint/planner.py",
         "torch/distributed/launch.py",
     ),
-    "raised_in_offload": ("accelerate/hooks.py", "accelerate/tracking.py"),
+    "raised_in_offload": ("accelerate/big_modeling.py", "accelerate/hooks.py"),
     "raised_in_rendezvous": ("torch/distributed/rendezvous.py", "torch/distributed/run.py"),
     "raised_at_the_driver": ("pynvml/nvml.py", "nvme/nvml.py"),
     "raised_while_importing": (

@@ -35,7 +35,7 @@ def test_a_person_reads_what_was_seen_why_and_what_was_outranked() -> None:
     text = "\n".join(as_text(explain_lines(LOG, SIGNATURES), "a.log", lambda _: []))
     assert text.startswith("a.log: device_oom on rank 1 during backward")
     assert "seen: line 4" in text
-    assert "outranked: line 5, peer_lost (cascade)" in text
+    assert "outranked: line 5, peer_lost (a consequence of another death)" in text
 
 
 def test_a_log_without_a_word_of_failure_is_healthy_unless_its_exit_code_says_otherwise() -> None:

@@ -7,9 +7,11 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autotune.world.disk_bound import DiskBound
-from autotune.world.line_splitter import LineSplitter
+from autotune.world.line_splitter import BlockSplitter, LineSplitter
 from autotune.world.output import OutputTail
 
 FLOOD = Path(__file__).parents[1] / "zoo" / "flood.py"
@@ -18,7 +20,7 @@ MIB = 2**20
 
 def collect(path: Path, log_bytes: int = 64 * MIB) -> tuple[OutputTail, list[bytes]]:
     lines: list[bytes] = []
-    return OutputTail(path, lines.append, log_bytes), lines
+    return OutputTail(path, lambda block: lines.extend(block[:-1].split(b"\n")), log_bytes), lines
 
 
 def test_a_file_that_does_not_exist_yet_is_no_fault(tmp_path: Path) -> None:
@@ -138,3 +140,24 @@ def test_a_file_system_that_refuses_a_hole_is_a_gap() -> None:
     bound.enforce(10**6)
     assert bound.gap is not None
     assert "no hole" in bound.gap.why
+
+
+@given(
+    lines=st.lists(st.binary(max_size=60).map(lambda raw: raw.replace(b"\n", b""))),
+    cuts=st.lists(st.integers(1, 50)),
+)
+def test_blocks_are_the_same_lines_however_the_stream_is_cut(
+    lines: list[bytes], cuts: list[int]
+) -> None:
+    raw = b"".join(line + b"\n" for line in lines)
+    blocks: list[bytes] = []
+    splitter = BlockSplitter(blocks.append, keep_bytes=10)
+    at = 0
+    for cut in [*cuts, len(raw)]:
+        splitter.feed(raw[at : at + cut])
+        at += cut
+    assert all(block.endswith(b"\n") for block in blocks)
+    bounded = [
+        line if len(line) <= 20 else line[:10] + " … ".encode() + line[-10:] for line in lines
+    ]
+    assert b"".join(blocks) == b"".join(line + b"\n" for line in bounded)

@@ -43,7 +43,7 @@ def watch(
 ) -> tuple[Scanner, int]:
     """Follow the child with the real tail until it has ended; its exit code as it is."""
     scanner = Scanner(SIGNATURES)
-    tail = OutputTail(log, scanner.feed)
+    tail = OutputTail(log, scanner.read)
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
