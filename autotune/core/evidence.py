@@ -116,3 +116,4 @@ class Diagnosis:
     secondary: tuple[Failure, ...] = ()
     evidence: tuple[Reason, ...] = ()
     outranked: tuple[Reason, ...] = ()  # matched, and why they did not win is in `why`
+    cure: str = ""  # one thing a person can do about it, "" where nothing certain is known

@@ -126,7 +126,9 @@ def test_time_for_waiting_that_is_spent_ends_waits_and_not_rungs() -> None:
     limits = {"limits": {"wait": "1h"}}
     neighbour = builders.attempt(1, PLAN, Failure.DEVICE_OOM_COTENANT)
     step = next_step(builders.story(neighbour, waited_seconds=3600.0), outlook(limits))
-    assert step == GiveUp("1 h 0 min were spent waiting, and the job allows 1 h 0 min")
+    assert isinstance(step, GiveUp)
+    assert step.why == "1 h 0 min were spent waiting, and the job allows 1 h 0 min"
+    assert step.cure.startswith("ask who holds the GPU")
     own = builders.attempt(1, PLAN)
     step = next_step(builders.story(own, waited_seconds=3600.0), outlook(limits))
     assert rung_of(step) == "smaller_micro_batch"
@@ -139,7 +141,7 @@ def test_a_pause_comes_before_the_attempt_it_belongs_to() -> None:
     assert step.seconds == 300
     after = builders.story(neighbour, waited_seconds=300.0, waited_since_end=True)
     again = launched(next_step(after, outlook()))
-    assert (again.plan, rung_of(again)) == (PLAN, "retry_unchanged")
+    assert (again.plan, rung_of(again)) == (PLAN, "wait_for_neighbour")
     assert again.remedy is not None
     assert not again.remedy.spend
 

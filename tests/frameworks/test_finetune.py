@@ -11,7 +11,8 @@ from autotune.core.carry import WantedShape, decide_carry
 from autotune.core.job import Job
 from autotune.core.plan import Plan
 from autotune.frameworks import ds_config
-from autotune.frameworks.finetune import Finetune, settings_with_plan
+from autotune.frameworks.finetune import Finetune
+from autotune.frameworks.finetune_at_plan import settings_with_plan
 from autotune.frameworks.framework import Looked, Setting
 from tests import builders
 

@@ -1,0 +1,45 @@
+"""Runs the command line on a machine whose NVML shows the GPUs that FAKE_GPUS names."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+from autotune.cli import app, wiring
+from autotune.world.gpu import Gpus
+
+PRESENT = [int(index) for index in os.environ["FAKE_GPUS"].split(",")]
+
+
+class FakeNvml:
+    """Answers as pynvml does, for empty cards of 80 GiB."""
+
+    class NVMLError(Exception):
+        """What NVML raises for a GPU that is not there."""
+
+    def nvmlDeviceGetCount(self) -> int:
+        """Return one more than the highest index."""
+        return max(PRESENT) + 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        """Return a handle, or raise for a GPU that fell off the bus."""
+        if index not in PRESENT:
+            raise self.NVMLError("GPU is lost")
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        """Return a name."""
+        return f"Fake {handle}"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        """Return an empty card."""
+        return SimpleNamespace(total=80 * 2**30, free=80 * 2**30 - handle)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[object]:
+        """Return nobody."""
+        del handle
+        return []
+
+
+if __name__ == "__main__":
+    wiring.find_gpus = lambda: Gpus(FakeNvml())
+    sys.exit(app.main())
