@@ -23,8 +23,8 @@ import time
 from pathlib import Path
 
 VERSIONS = {
-    "torch": os.environ.get("FAST_TORCH", "2.13.0+cpu"), "transformers": "5.23.0", "peft": "0.21.2", "deepspeed": "0.19.8",
-    "bitsandbytes": "0.50.2", "accelerate": "1.15.0",
+    "torch": os.environ.get("FAST_TORCH", "2.13.0+cpu"), "transformers": "5.23.0",
+    "peft": "0.21.2", "deepspeed": "0.19.8", "bitsandbytes": "0.50.2", "accelerate": "1.15.0",
 }  # fmt: skip
 
 
@@ -133,7 +133,9 @@ class Rank:
             return 0
         if self.attempt in self.story.get("unreadable_in", []):
             self.fail("PytorchStreamReader failed reading zip archive", first + 1, "resume")
-        if self.story.get("stale") and list(Path(os.environ["TORCH_EXTENSIONS_DIR"]).glob("*/*.so")):
+        if self.story.get("stale") and list(
+            Path(os.environ["TORCH_EXTENSIONS_DIR"]).glob("*/*.so")
+        ):
             self.fail("Error building extension 'fused_adam'", first + 1, "load")
         self.emit("settings", micro_batch=micro, total_steps=total, world_size=batch["world_size"])
         if "flood" in self.story:

@@ -16,25 +16,25 @@ class FakeNvml:
     class NVMLError(Exception):
         """What NVML raises for a GPU that is not there."""
 
-    def nvmlDeviceGetCount(self) -> int:
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         """Return one more than the highest index."""
         return max(PRESENT) + 1
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
         """Return a handle, or raise for a GPU that fell off the bus."""
         if index not in PRESENT:
             raise self.NVMLError("GPU is lost")
         return index
 
-    def nvmlDeviceGetName(self, handle: int) -> str:
+    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
         """Return a name."""
         return f"Fake {handle}"
 
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
         """Return an empty card."""
         return SimpleNamespace(total=80 * 2**30, free=80 * 2**30 - handle)
 
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[object]:
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[object]:  # noqa: N802
         """Return nobody."""
         del handle
         return []
