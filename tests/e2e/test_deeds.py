@@ -27,7 +27,7 @@ from tests.e2e.fast_job import (
 
 pytestmark = pytest.mark.e2e
 
-ON_FAKE_GPUS = Path(__file__).parents[1] / "zoo" / "on_fake_gpus.py"
+ON_FAKE_GPUS = Path(__file__).with_name("on_fake_gpus.py")
 # Refused at step 7, when the checkpoints 3 and 6 are there; the second attempt cannot read its own.
 DAMAGED = {"fits": {"6": 4}, "unreadable_in": [2]}
 
