@@ -647,6 +647,9 @@ def settle_quantized(model: Any) -> None:
             # A view into the mapped file: one such norm would hold all of it in memory.
             parameter.data = parameter.data.clone()
     for module in model.modules():
+        if hasattr(module, "compute_type_is_set"):
+            # Older bitsandbytes would else take the input's precision at the first forward pass.
+            module.compute_type_is_set = True
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # On some processors bitsandbytes repacks them at the first evaluation for a kernel of
             # inference that lets no gradient through: training would go wrong in silence, and
@@ -981,8 +984,8 @@ def checkpoints_activations(model: Any) -> bool:
 def four_bit_compute(model: Any) -> str | None:
     """What the 4-bit layers multiply in, as the first of them says; None where there is none."""
     for module in model.modules():
-        if hasattr(getattr(module, "weight", None), "quant_state"):
-            return str(getattr(module, "compute_dtype", None)).removeprefix("torch.")
+        if hasattr(module, "compute_dtype"):  # peft wraps such a layer and shows its weight
+            return str(module.compute_dtype).removeprefix("torch.")
     return None
 
 

@@ -184,6 +184,7 @@ def _launch(
         why=why,
         set_aside=tuple(one.name for one in gone if one) if aside else (),
         rebuild_ops=deed is Deed.REBUILD_OPS,
+        steps_again=(outlook.saved.step if outlook.saved else 0) - (saved.step if saved else 0),
     )
 
 

@@ -45,6 +45,7 @@ class Launch:
     why: str
     set_aside: tuple[str, ...] = ()  # checkpoints moved out of the way first, inside the run folder
     rebuild_ops: bool = False  # compiled extensions are emptied first
+    steps_again: int = 0  # trained before, and lost with what is set aside
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def say_launch(launch: Launch) -> str:
             start += " from a converted copy"
     if launch.set_aside:
         names = ", ".join(name.rsplit("/", 1)[-1] for name in launch.set_aside)
-        start += f", with {names} set aside"
+        start += f", with {names} set aside: {launch.steps_again} steps are trained again"
     if launch.remedy is None:
         return f"attempt {launch.attempt}: {say_plan(launch.plan)}; {start} ({launch.why})"
     what = ", ".join(str(change) for change in launch.remedy.changes) or "nothing changes"

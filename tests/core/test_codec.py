@@ -116,7 +116,7 @@ CARRY = Carry(
     [
         Launch(2, builders.plan(), CARRY, "checkpoints/checkpoint-5", 5, REMEDY, "why"),
         Launch(1, builders.plan(), Carry(CarryKind.FRESH, "why"), None, 0, None, "why"),
-        Launch(3, builders.plan(excluded=(1,)), CARRY, "c-5", 5, REMEDY, "why", ("c-9",), True),
+        Launch(3, builders.plan(excluded=(1,)), CARRY, "c-5", 5, REMEDY, "why", ("c-9",), True, 4),
         Wait(5.0, "why"),
         Wait(5.0, "why", 10, 5.0),
         Prove(builders.plan(), 2, "checkpoints/checkpoint-5", 5),
@@ -141,7 +141,7 @@ NEW_OF_A_PLAN = (
 def test_a_launch_of_an_older_journal_says_nothing_of_what_came_later() -> None:
     launch = Launch(2, builders.plan(), CARRY, "checkpoints/checkpoint-5", 5, REMEDY, "why")
     line = json.loads(json.dumps(encode(Decided(launch), 12.0)))
-    for name in ("set_aside", "rebuild_ops"):
+    for name in ("set_aside", "rebuild_ops", "steps_again"):
         del line[name]
     for name in NEW_OF_A_PLAN:
         del line["plan"][name]

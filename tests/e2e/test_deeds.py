@@ -53,7 +53,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_no_step_is_lost_unsaid(tmp_path: 
     assert [a.launch.checkpoint_step for a in told.attempts] == [0, 6, 3]
     assert told.attempts[2].launch.set_aside == ("checkpoints/checkpoint-6",)
     assert set_aside(job) == ["checkpoint-6-by-attempt-003"]
-    assert "resumes at step 3, with checkpoint-6 set aside" in terminal(job)
+    said = "resumes at step 3, with checkpoint-6 set aside: 3 steps are trained again"
+    assert said in terminal(job)
     assert trained_steps(job) == list(range(1, 13))
 
 

@@ -141,6 +141,8 @@ def check_launch(teller: Teller, step: Step, wanted: dict[str, Any], before: Any
         assert step.checkpoint_step == wanted["from"]
     if "set_aside" in wanted:
         assert list(step.set_aside) == [f"checkpoints/checkpoint-{n}" for n in wanted["set_aside"]]
+        lost = sum(wanted["set_aside"][:1]) - step.checkpoint_step if step.set_aside else 0
+        assert step.steps_again == lost
     if "rebuild" in wanted:
         assert step.rebuild_ops is wanted["rebuild"]
     if "spent" in wanted:
