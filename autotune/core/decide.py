@@ -8,7 +8,7 @@ from autotune.core.carry import Carry, SavedShape, WantedShape, decide_carry
 from autotune.core.failure import Failure
 from autotune.core.history import Attempt, Story
 from autotune.core.job import Job
-from autotune.core.ladder import Choice, Means, broken_settings, choose
+from autotune.core.ladder import CURABLE, Choice, Means, broken_settings, choose
 from autotune.core.need import needed_bytes
 from autotune.core.plan import Plan
 from autotune.core.policy import Policy
@@ -107,11 +107,11 @@ def _answer(story: Story, outlook: Outlook, means: Means) -> tuple[Attempt, Choi
     """
     ran = [a for a in story.attempts if a.prepared is None or a.prepared.ok]
     while True:
-        beaten = ran[-1]
-        choice = choose(_scene(beaten, outlook), story, means)
-        place = _before_the_break(ran)
-        if choice.plan is not None or place is None:
-            return beaten, choice
+        beaten, place = ran[-1], _before_the_break(ran)
+        if place is None or beaten.failure in CURABLE:
+            choice = choose(_scene(beaten, outlook), story, means)
+            if choice.plan is not None or place is None:
+                return beaten, choice
         ran = ran[: place + 1]
 
 
@@ -134,7 +134,7 @@ def _scene(beaten: Attempt, outlook: Outlook) -> Scene:
         beaten.diagnosis,
         outlook.around,
         tuple(saved.step for saved in held),
-        beaten.launch.checkpoint_step,
+        0 if beaten.launch.carry.conversions else beaten.launch.checkpoint_step,
     )
 
 

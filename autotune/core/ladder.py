@@ -31,6 +31,9 @@ BREAKS_AT_START = frozenset({
     Failure.DTYPE_KERNEL_GAP,
 })  # fmt: skip
 
+# A break of these kinds may have a cheaper cure than to give the rung up again.
+CURABLE = frozenset({*BROKEN_BY, Failure.DTYPE_KERNEL_GAP})
+
 # What ended an attempt and says nothing of its plan, which may be chosen again.
 NO_FAULT_OF_THE_PLAN = frozenset({
     Failure.NONE, Failure.RENDEZVOUS_PORT, Failure.COLLECTIVE_ERROR, Failure.COLLECTIVE_TIMEOUT,
@@ -97,14 +100,17 @@ def broken_settings(attempt: Attempt) -> dict[str, Any]:
     """Return the settings, with their values, that the failure is one of.
 
     Those of BROKEN_BY that were on; and where a rung of ours was taken and the training then did
-    not even come to a step, what that rung set.
+    not even come to a step, what that rung set. A checkpoint that does not fit is the rung's fault
+    only where it was converted for it.
     """
     if attempt.failure is None:
         return {}
     values = {name: getattr(attempt.plan, name) for name in BROKEN_BY.get(attempt.failure, ())}
     broken = {name: value for name, value in values.items() if value not in (False, "none")}
     remedy, evidence = attempt.launch.remedy, attempt.evidence
-    if attempt.failure in BREAKS_AT_START and remedy and evidence and not evidence.started_training:
+    unfit = attempt.failure is Failure.CHECKPOINT_MISMATCH and attempt.launch.carry.conversions
+    at_start = remedy and evidence and not evidence.started_training
+    if remedy and at_start and (unfit or attempt.failure in BREAKS_AT_START):
         names = (change.setting for change in remedy.changes)
         broken.update({name: getattr(attempt.plan, name) for name in names})
     return broken

@@ -46,7 +46,7 @@ class Scene:
     diagnosis: Diagnosis
     around: Surroundings
     checkpoints: tuple[int, ...] = ()  # steps of the whole ones, newest first
-    started_from: int = 0  # the step of the checkpoint it began from; 0: from none
+    started_from: int = 0  # the step of the one it read as it lies; 0: none, or a converted copy
 
 
 @dataclass(frozen=True)

@@ -167,3 +167,33 @@ def test_a_broken_gpu_is_left_out_and_the_run_goes_on_without_it(tmp_path: Path)
     assert good["devices"]["use"] == [1]
     # Once the card is taken out of the machine, the same command still goes on.
     assert run_on_gpus(job, "1") == 0, terminal(job)
+
+
+def test_an_illegal_access_is_run_again_with_launches_that_block(tmp_path: Path) -> None:
+    broken = {"fail_at": {"1:8": "CUDA error: device-side assert triggered"}}
+    job = make_job(tmp_path / "a", broken, devices={"use": [1]}, batch={"global": 8, "micro": 8})
+
+    assert run_on_gpus(job, "0,1") == 0, terminal(job)
+
+    assert rungs(story(job)) == [None, "blocking_launches"]
+    folder = run_folder(job)
+    held = json.loads((folder / "attempts/002/command.json").read_text())
+    assert held["env"]["CUDA_LAUNCH_BLOCKING"] == "1"
+    assert included(job, 2) == "localhost:1"
+    good = YAML().load((folder / "known-good" / "job.yaml").read_text())
+    assert good["env"]["CUDA_LAUNCH_BLOCKING"] == "1"
+    assert "CUDA_LAUNCH_BLOCKING=1" in (folder / "known-good" / "launch.sh").read_text()
+
+
+def test_an_illegal_access_that_comes_again_stops_the_run_with_what_to_look_at(
+    tmp_path: Path,
+) -> None:
+    words = "CUDA error: device-side assert triggered"
+    broken = {"fail_at": {"1:8": words, "2:8": words}}
+    job = make_job(tmp_path / "a", broken, devices={"use": 1}, batch={"global": 8, "micro": 8})
+
+    assert run_on_gpus(job, "0,1") == 1
+
+    said = terminal(job)
+    assert "not blocking_launches: launches are waited for already" in said
+    assert "what you can do: look at the operation the last traceback names" in said
