@@ -148,4 +148,5 @@ class Spawner:
         """Return the ports of this run's attempts so far; one may have been lost to a stranger."""
         folder = self._ground.folder.path / "attempts"
         held = (read_json(path) for path in folder.glob("*/command.json"))
-        return frozenset(one["port"] for one in held if isinstance(one, dict) and "port" in one)
+        ports = (one.get("port") for one in held if isinstance(one, dict))
+        return frozenset(port for port in ports if isinstance(port, int))

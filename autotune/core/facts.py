@@ -30,7 +30,7 @@ FACTS: dict[str, Callable[[Scene], bool]] = {
     "in_resume": _in(Phase.RESUME),
     "in_optimizer_step": _in(Phase.STEP),
     "request_exceeds_device": _exceeds_device,
-    "native_crash": _shown("native_crash"),
+    "native_crash": _shown("native_crash", "signal"),
     "access_refused": _shown("hub_refused"),
     "toolkit_missing": _shown("toolkit_missing"),
     "offloading": lambda scene: scene.plan.offload_optimizer or scene.plan.offload_param,

@@ -15,8 +15,9 @@ def _broken(scene: Scene) -> tuple[int, ...]:
 
 def _ranks(scene: Scene) -> int:
     """Return the most ranks that share the global batch equally on the GPUs that remain."""
-    left = len(scene.around.gpus) - len({*scene.plan.excluded, *_broken(scene)})
-    most = min(left, scene.plan.world_size)
+    gone = {*scene.plan.excluded, *_broken(scene)}
+    left = [gpu for gpu in scene.around.gpus if gpu not in gone]
+    most = min(len(left), scene.plan.world_size)
     return next((n for n in range(most, 0, -1) if scene.plan.global_batch % n == 0), 0)
 
 

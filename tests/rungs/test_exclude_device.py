@@ -39,6 +39,13 @@ def test_a_rank_is_counted_among_the_gpus_that_are_still_in_use() -> None:
     assert RUNG.apply(broken(2, excluded=(0,))).excluded == (0, 3)
 
 
+def test_a_gpu_that_is_gone_from_the_machine_is_not_counted_twice() -> None:
+    plan = builders.plan(world_size=2, micro_batch=4, excluded=(0,))
+    why = builders.diagnosis(Failure.GPU_HARDWARE, rank=1)
+    scene = builders.scene(plan, why, builders.around(gpus=(1, 2)))
+    assert (RUNG.apply(scene).excluded, RUNG.apply(scene).world_size) == ((0, 2), 1)
+
+
 def test_what_does_not_answer_says_more_than_the_rank_that_spoke() -> None:
     assert RUNG.apply(broken(0, silent=(3,))).excluded == (3,)
 
