@@ -40,6 +40,15 @@ CONFLICTS: tuple[Conflict, ...] = (
         "DeepSpeed, runtime/zero/config.py",
     ),
     Conflict(
+        "offload_at_stage_3",
+        lambda plan, _: plan.zero_stage == 3 and (plan.offload_optimizer or plan.offload_param),
+        "DeepSpeed 0.14.1 and 0.14.2 mix devices at ZeRO stage 3 with offload; 0.14.3 mends it",
+        "DeepSpeed #5461, #5538",
+        package="deepspeed",
+        since="0.14.1",
+        before="0.14.3",
+    ),
+    Conflict(
         "four_bit_without_bitsandbytes",
         lambda plan, _: plan.quantization != "none",
         "4-bit weights need bitsandbytes in the training's Python",

@@ -42,6 +42,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         _silence,
         _confirmed_words,
         _nameless_words,
+        _warned,
         _signal,
         _consequences,
     ):
@@ -132,7 +133,7 @@ def _supported(sign: Sign, exception: RankException, evidence: Evidence, shown: 
     """Words that prove nothing alone: the phase and the size against the limit decide."""
     near = near_limit(exception.data_bytes, evidence.memory)
     phase = exception.phase or sign.phase or evidence.phase
-    if near is False:
+    if near is False and sign.failure in (Failure.DEVICE_OOM, Failure.HOST_OOM):
         return Finding(
             Failure.USER_CODE_ERROR,
             FROM_UNSUPPORTED_WORDS,
@@ -192,7 +193,7 @@ def _confirmed_words(evidence: Evidence) -> Finding | None:
             f"line {first.line} may mean it, and its memory was close to its limit",
             (first,), first.rank, first.phase,
         )  # fmt: skip
-    if nameless is not None and nameless.line < first.line and near is None:
+    if nameless is not None and nameless.line < first.line and not first.raised and near is None:
         return None
     if near is False and first.failure is Failure.DEVICE_OOM:
         return None
@@ -217,6 +218,21 @@ def _nameless_words(evidence: Evidence) -> Finding | None:
         return None
     return _from_sign(
         sign, FROM_NAMELESS_EXCEPTION, f"line {sign.line} is an exception that no signature names"
+    )
+
+
+def _warned(evidence: Evidence) -> Finding | None:
+    """A warning is no cause of itself; of a training that died without another word it may be."""
+    dead = (
+        evidence.exit_code or evidence.signal or any(s.role is Role.CASCADE for s in evidence.signs)
+    )
+    signs = [s for s in evidence.signs if s.role is Role.CONTEXT and s.failure is not Failure.NONE]
+    signs = not_outlived(signs, evidence)
+    if not dead or not signs:
+        return None
+    last = max(signs, key=lambda sign: sign.line)
+    return _from_sign(
+        last, FROM_CONSEQUENCES, f"line {last.line} warned of it, and no more was said"
     )
 
 

@@ -31,6 +31,8 @@ class Sign:
     rank: int | None = None
     phase: Phase | None = None
     figures: OomFigures | None = None
+    cure: str = ""  # one thing a person can do, where the signature knows it
+    raised: bool = False  # on the line that shows an exception
 
 
 @dataclass(frozen=True)

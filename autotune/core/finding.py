@@ -7,6 +7,8 @@ from autotune.core.evidence import Diagnosis, Evidence, OomFigures, Reason, Sign
 from autotune.core.failure import Failure, Phase, Role
 from autotune.core.oom_kind import kind_of_oom
 
+NAMES_RANK = "launcher_names_rank"  # the signature of a launcher's table of ranks
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -33,7 +35,7 @@ def complete(evidence: Evidence, finding: Finding) -> Diagnosis:
         failure=finding.failure,
         confidence=finding.confidence,
         why=finding.why,
-        rank=finding.rank if finding.rank is not None else _rank_of_copy(evidence, finding),
+        rank=finding.rank if finding.rank is not None else _rank_elsewhere(evidence, finding),
         phase=finding.phase,
         figures=finding.figures,
         secondary=_secondary(finding.failure, others),
@@ -43,14 +45,19 @@ def complete(evidence: Evidence, finding: Finding) -> Diagnosis:
         outranked=_reasons(
             s for s in others if s.failure is not finding.failure and s.role is not Role.CONTEXT
         ),
+        cure=next((s.cure for s in finding.rests_on if s.cure), ""),
     )
 
 
-def _rank_of_copy(evidence: Evidence, finding: Finding) -> int | None:
-    """Torch prints a traceback once more with its rank before each line."""
+def _rank_elsewhere(evidence: Evidence, finding: Finding) -> int | None:
+    """Torch prints a traceback once more with its rank; a launcher names the first rank to fail."""
+    if finding.failure is Failure.NONE:
+        return None
     texts = {sign.text for sign in finding.rests_on}
-    copies = (s.rank for s in evidence.signs if s.rank is not None and s.text in texts)
-    return next(copies, None)
+    ranked = [s for s in evidence.signs if s.rank is not None]
+    copies = [s.rank for s in ranked if s.text in texts]
+    named = [s.rank for s in ranked if s.signature == NAMES_RANK]
+    return next(iter([*copies, *named[-1:]]), None)
 
 
 def _secondary(failure: Failure, signs: Iterable[Sign]) -> tuple[Failure, ...]:

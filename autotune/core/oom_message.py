@@ -23,8 +23,9 @@ _FREE_BEFORE = (r" free;", r" free\b")
 _PROCESS = (r"this process has ",)
 _ALLOCATED = (r"[Oo]f the allocated memory ",)
 _ALLOCATED_BEFORE = (r" already allocated", r" is allocated by PyTorch")
-_RESERVED_BEFORE = (r" reserved in total", r" cached\b")
-_UNALLOCATED_BEFORE = (r" is reserved by PyTorch but unallocated",)
+_RESERVED_BEFORE = (r" reserved in total",)
+# Up to torch 1.4 "cached" was what the allocator kept beyond what is allocated.
+_UNALLOCATED_BEFORE = (r" is reserved by PyTorch but unallocated", r" cached\b")
 _LIMIT_BEFORE = (r" allowed\b",)
 _OTHER = re.compile(r"Process (\d{1,10}) has " + _SIZE)
 # A listed process of about what we hold ourselves is ourselves: a container does not know its pid.

@@ -1,20 +1,21 @@
 """Reads a training's output line by line and keeps the signs that matter, bounded in number."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from autotune.core.evidence import RankException, Sign
 from autotune.core.failure import Failure, Phase, Role
+from autotune.core.frame import frame_of, is_frame
 from autotune.core.line import Line, clean
 from autotune.core.oom_message import has_figures, parse_oom
-from autotune.core.signature import Found, Signature, Signatures
+from autotune.core.signature import FRAME, Found, Signature, Signatures
 
 MOST_TEXT = 300  # of a sign, as kept
 FIRST_KEPT = 3  # of one signature on one rank; the latest is kept as well
 MOST_SIGNS = 600
 MOST_CHAIN_LINES = 400
 MOST_MESSAGE_LINES = 40
+NAMELESS = "unnamed_exception"  # the signature of an exception that no other one names
 _FIGURED = frozenset({
     Failure.DEVICE_OOM, Failure.DEVICE_OOM_FRAGMENTATION, Failure.DEVICE_OOM_COTENANT,
     Failure.HOST_OOM,
@@ -22,7 +23,22 @@ _FIGURED = frozenset({
 # Python's own words, not a framework's.
 _TRACEBACK = "Traceback (most recent call last)"
 _IGNORED = "Exception ignored in"
-_FRAME = re.compile(r"\s{0,20}File \"[^\"]{1,4000}\", line \d{1,9}")
+_DIRECT_CAUSE = "The above exception was the direct cause of the following exception"
+_RAISED = re.compile(r"[A-Za-z_][\w.]{0,200}(?:: |$)")  # an exception's line, whatever its name
+_INSTALLED = re.compile(
+    r"(?:site|dist)-packages[/\\]|[/\\]lib(?:64)?[/\\]python\d|\"<|[/\\]zipimport"
+)
+# What is said below this level goes on: of itself it ended nothing.
+_LEVEL = re.compile(
+    r"^.{0,100}?(?:(?<!NCCL )\b(?:WARNING|WARN|INFO|DEBUG)\b|\b[A-Z]\w{0,40}Warning: )"
+    r"|^\[?[WI]\d{0,4} "
+)
+# Loggers report these calmly, and they end a training all the same.
+_SAID_CALMLY = frozenset({
+    Failure.PREEMPTED, Failure.USER_INTERRUPT, Failure.NUMERIC_DIVERGENCE, Failure.HOST_OOM,
+    Failure.COLLECTIVE_TIMEOUT,
+})  # fmt: skip
+_RANK = re.compile(r"(?:\[[Rr]ank ?|\bon rank:? )(\d{1,5})\b")
 _NOTEBOOK_SOURCE = re.compile(r"\s{0,12}(?:-{1,8}> ?)?\d{1,6}(?:\s|$)")
 _NUMBERED_SOURCE = re.compile(r"\s{0,12}(?:-{1,8}> ?\d{1,6}\s|\d{1,6} {5})")
 
@@ -35,6 +51,7 @@ class _Traceback:
     place: Signature | None = None  # of the innermost frame
     notebook: bool = False
     ignored: bool = False  # raised in a destructor, which Python swallows
+    framed: bool = False  # at least one frame was seen
     after_frame: bool = False  # the next line quotes source code
 
 
@@ -54,6 +71,8 @@ class Scanner:
         self._kept: dict[tuple[str, int | None], _Kept] = {}
         self._steps: dict[str, int] = {}
         self._last: _Traceback | None = None
+        self._raised: dict[int | None, list[Sign]] = {}  # by each rank's newest exception
+        self._causes: dict[int | None, list[Sign]] = {}  # of which the next one is a translation
         self.lines = 0
         self.left_out = 0  # signs beyond MOST_SIGNS
 
@@ -68,16 +87,24 @@ class Scanner:
             return []  # a notebook's traceback, of which the head may be out of sight
         if traceback is not None and self._is_source(line, traceback):
             return []
-        found = self._signatures.search(line.text)
-        if traceback is not None and _FRAME.match(line.text):
-            self._read_frame(found, traceback)
+        frame = frame_of(line.text, traceback.notebook) if traceback is not None else None
+        if traceback is not None and frame is not None:
+            self._read_frame(frame, traceback)
             return []
-        signs = [self._sign(item, line, traceback) for item in _weed(found)]
+        found = self._signatures.search(line.text)
+        found = [item for item in found if item.signature.where != FRAME]
+        raised = _raises(found) or (traceback is not None and _ends(line.text, traceback))
+        signs = [self._sign(item, line, traceback, raised) for item in _weed(found)]
         kept = [sign for sign in signs if sign is not None]
+        if raised and not any(s.role is not Role.CONTEXT for s in kept):
+            kept.append(self._nameless(line, traceback))
         if line.text.startswith(_IGNORED):
             self._tracebacks[line.rank] = _Traceback(ignored=True)
         elif traceback is not None and any(s.role is not Role.CONTEXT for s in kept):
             self._last = self._tracebacks.pop(line.rank, None)
+            self._translate(line.rank, kept)
+        elif _DIRECT_CAUSE in line.text:
+            self._causes[line.rank] = self._raised.get(line.rank, [])
         for sign in kept:
             self._keep(sign)
         return kept
@@ -107,42 +134,84 @@ class Scanner:
         if traceback.notebook:
             return bool(_NOTEBOOK_SOURCE.match(line.text))
         quoted = traceback.after_frame and line.text.startswith("    ")
-        traceback.after_frame = bool(_FRAME.match(line.text)) or (
+        traceback.after_frame = bool(is_frame(line.text)) or (
             quoted and set(line.text.strip()) <= set("^~ ")
         )
-        return quoted and not _FRAME.match(line.text)
+        return quoted and not is_frame(line.text)
 
-    def _read_frame(self, found: list[Found], traceback: _Traceback) -> None:
+    def _read_frame(self, text: str, traceback: _Traceback) -> None:
+        found = self._signatures.search(text)
         phases = [item.signature.phase for item in found if item.signature.phase]
+        traceback.framed = True
         if phases and traceback.phase is None:
             traceback.phase = phases[0]
         places = [item.signature for item in found if item.signature.role is Role.CONFIRMS]
-        traceback.place = places[0] if places else None
+        if places:
+            traceback.place = places[0]
+        elif not _INSTALLED.search(text):
+            traceback.place = None  # called back into code of the user's own
 
-    def _sign(self, item: Found, line: Line, traceback: _Traceback | None) -> Sign | None:
+    def _translate(self, rank: int | None, signs: list[Sign]) -> None:
+        """Where an exception was raised from another, its name replaces that of the other.
+
+        A shortage of memory stays the cause, whatever it was translated into.
+        """
+        named = any(s.role is Role.ROOT and s.failure is not Failure.USER_CODE_ERROR for s in signs)
+        for cause in self._causes.pop(rank, []) if named else []:
+            if cause.failure not in _FIGURED:
+                self._replace(cause, replace(cause, role=Role.CASCADE))
+        self._raised[rank] = signs
+
+    def _replace(self, old: Sign, new: Sign) -> None:
+        kept = self._kept.get((old.signature, old.rank))
+        if kept is not None:
+            kept.first = [new if sign == old else sign for sign in kept.first]
+            kept.last = new if kept.last == old else kept.last
+
+    def _nameless(self, line: Line, traceback: _Traceback | None) -> Sign:
+        """An exception of whatever type, known by its place below a traceback's frames."""
+        text = excerpt(line.text, 0)
+        sign = Sign(
+            NAMELESS, Failure.USER_CODE_ERROR, Role.ROOT, self.lines, text, line.rank, raised=True
+        )
+        return self._placed(sign, traceback)
+
+    def _placed(self, sign: Sign, traceback: _Traceback | None) -> Sign:
+        """The sign with what the traceback's frames tell of it."""
+        if traceback is None or sign.role is Role.CONTEXT:
+            return sign
+        if traceback.ignored:
+            sign = replace(sign, role=Role.CASCADE)
+        elif sign.signature == NAMELESS and traceback.place is not None:
+            sign = replace(sign, failure=traceback.place.failure, role=Role.CONFIRMS)
+        if traceback.place is not None and traceback.place.failure is sign.failure:
+            sign = replace(sign, cure=sign.cure or traceback.place.cure)
+        return replace(sign, phase=sign.phase or traceback.phase)
+
+    def _sign(
+        self, item: Found, line: Line, traceback: _Traceback | None, raised: bool
+    ) -> Sign | None:
         signature = item.signature
         groups = item.match.groupdict()
         if "step" in groups and not self._advanced(groups):
             return None
         failure, role = signature.failure, signature.role
-        if traceback is not None and traceback.ignored and role is not Role.CONTEXT:
-            role = Role.CASCADE
-        phase = signature.phase
-        if role is not Role.CONTEXT and traceback is not None:
-            phase = phase or traceback.phase
-            if failure is Failure.USER_CODE_ERROR and traceback.place is not None:
-                failure = traceback.place.failure
+        if role in (Role.ROOT, Role.CONFIRMS) and failure not in _SAID_CALMLY and not raised:
+            role = Role.CONTEXT if _LEVEL.match(line.text) else role
         figures = parse_oom(line.text) if failure in _FIGURED else None
-        return Sign(
+        sign = Sign(
             signature=signature.name,
             failure=failure,
             role=role,
             line=self.lines,
             text=excerpt(line.text, item.match.start()),
-            rank=line.rank,
-            phase=phase,
+            rank=_rank_within(line, groups),
+            phase=signature.phase,
             figures=figures if figures and has_figures(figures) else None,
+            cure=signature.cure,
+            raised=raised,
         )
+        return self._placed(sign, traceback)
 
     def _advanced(self, groups: dict[str, str | None]) -> bool:
         """A progress bar counts when it moved; it is printed once more when it is closed."""
@@ -165,22 +234,36 @@ class Scanner:
             kept.last = sign
 
 
-def _weed(found: list[Found]) -> Iterator[Found]:
-    """Leave out the nameless exception where the same line has a name."""
-    named = any(
-        item.signature.role is not Role.CONTEXT
-        and item.signature.failure is not Failure.USER_CODE_ERROR
-        for item in found
-    )
-    return (
-        item
-        for item in found
-        if not (
-            named
-            and item.signature.role is Role.ROOT
-            and item.signature.failure is Failure.USER_CODE_ERROR
-        )
-    )
+def _weed(found: list[Found]) -> list[Found]:
+    """Leave out the nameless exception where the same line has a name, and all where it is calm."""
+    calm = [item for item in found if item.signature.calms]
+    if calm:
+        return calm
+    if any(_names(item.signature) for item in found):
+        return [item for item in found if item.signature.name != NAMELESS]
+    return found
+
+
+def _rank_within(line: Line, groups: dict[str, str | None]) -> int | None:
+    """The rank of the line's prefix, else one that stands within it, as behind a progress bar."""
+    if groups.get("rank") or line.rank is not None:
+        return int(groups.get("rank") or line.rank or 0)
+    match = _RANK.search(line.text)
+    return int(match[1]) if match else None
+
+
+def _names(signature: Signature) -> bool:
+    return signature.role is not Role.CONTEXT and signature.failure is not Failure.USER_CODE_ERROR
+
+
+def _raises(found: list[Found]) -> bool:
+    """Whether the line is the one on which an exception is shown."""
+    return any(item.signature.name == NAMELESS for item in found)
+
+
+def _ends(text: str, traceback: _Traceback) -> bool:
+    """Whether the line is the first one after a traceback's frames that is no part of them."""
+    return traceback.framed and not traceback.notebook and bool(_RAISED.match(text))
 
 
 def excerpt(text: str, at: int) -> str:

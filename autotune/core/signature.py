@@ -9,6 +9,8 @@ from autotune.core.failure import Failure, Phase, Role
 from autotune.core.pattern import compile_pattern, required_words, word_finder, words_within
 
 CPU, CUDA = "cpu", "cuda"
+FRAME = "frame"
+CALMING = "frightening_but_healthy"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,13 @@ class Signature:
     careful: str
     phase: Phase | None = None
     device: str | None = None  # matches only for a job on this device; unknown counts as cuda
+    where: str | None = None  # "frame": in the frames of tracebacks only
+    cure: str = ""  # one thing a person can do, as a version to install
+
+    @property
+    def calms(self) -> bool:
+        """Whether a line with these words is healthy, whatever else it says."""
+        return self.name == CALMING
 
     @cached_property
     def compiled(self) -> tuple[re.Pattern[str], ...]:

@@ -13,11 +13,11 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from autotune.core.failure import Failure, Phase, Role
 from autotune.core.fault import Fault, InputError
 from autotune.core.pattern import PatternError, compile_pattern
-from autotune.core.signature import CPU, CUDA, Signature, Signatures
+from autotune.core.signature import CPU, CUDA, FRAME, Signature, Signatures
 from autotune.world.policy_folder import SIGNATURES, policy_folder
 
 _REQUIRED = ("name", "failure", "role", "patterns", "means", "careful")
-_KEYS = (*_REQUIRED, "phase", "device")
+_KEYS = (*_REQUIRED, "phase", "device", "where", "cure")
 E = TypeVar("E", bound=Enum)
 
 
@@ -95,6 +95,8 @@ class _Entry:
             careful=self.text("careful"),
             phase=self.member("phase", Phase) if "phase" in self.entry else None,
             device=self.device(),
+            where=self.where(),
+            cure=self.text("cure") if "cure" in self.entry else "",
         )
 
     def text(self, key: str) -> str:
@@ -114,6 +116,12 @@ class _Entry:
         value = self.entry.get("device")
         if value not in (None, CPU, CUDA):
             raise self.fault(f"unknown device {value!r}", "device", "write cpu or cuda")
+        return None if value is None else str(value)
+
+    def where(self) -> str | None:
+        value = self.entry.get("where")
+        if value not in (None, FRAME):
+            raise self.fault(f"unknown where {value!r}", "where", f"write {FRAME} or leave it out")
         return None if value is None else str(value)
 
     def patterns(self) -> tuple[str, ...]:

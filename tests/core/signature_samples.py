@@ -160,8 +160,49 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
          "AssertionError"],
         ["    raise ValueError(x)", "INFO: ValueError: was handled", "Error: 3 of 4"],
     ),
+    "raised_in_offloaded_clipping": (
+        ['  File "/v/deepspeed/runtime/zero/stage3.py", line 2117, in unscale_and_clip_grads'],
+        ['  File "/v/deepspeed/runtime/zero/stage3.py", line 2117, in step'],
+    ),
+    "launcher_names_rank": (
+        ["  rank      : 3 (local_rank: 3)", "E0101 failed (exitcode: 1) local_rank: 3 (pid: 4711)"],
+        ["  rank      : high", "local_rank: 3 is on node 7"],
+    ),
+    "bus_error": (["train.sh: line 4:  4711 Bus error               (core dumped) python train.py"],
+                  ["the bus errors are counted"]),
+    "map_worker_died": (
+        ["RuntimeError: One of the subprocesses has abruptly died during map operation."],
+        ["the map operation died down"],
+    ),
+    "refused_while_reading_configuration": (
+        ['  File "/venv/lib/python3.11/argparse.py", line 2582, in parse_args'],
+        ['  File "/home/user/arguments.py", line 2582, in parse_args'],
+    ),
     "run_completed": (
         ["{'train_runtime': 3.2, 'train_loss': 1.0}"],
         ["the runtime of train is long"],
     ),
 }  # fmt: skip
+
+# name: (a module whose frames it must be found in, one whose frames it must not be found in)
+FRAMES = {
+    "raised_in_quantization": ("bitsandbytes/functional.py", "bitsandbytes_notes/functional.py"),
+    "raised_in_data": ("datasets/arrow_dataset.py", "datasets/dataset_dict.py"),
+    "raised_in_network": ("urllib3/connection.py", "urlwatch/connection.py"),
+    "raised_in_build": ("torch/utils/cpp_extension.py", "torch/utils/cpp_backtrace.py"),
+    "raised_in_checkpoint": (
+        "torch/distributed/checkpoint/planner.py",
+        "torch/distributed/launch.py",
+    ),
+    "raised_in_offload": ("accelerate/hooks.py", "accelerate/tracking.py"),
+    "raised_in_rendezvous": ("torch/distributed/rendezvous.py", "torch/distributed/run.py"),
+    "raised_at_the_driver": ("pynvml/nvml.py", "nvme/nvml.py"),
+    "raised_while_importing": (
+        "transformers/utils/import_utils.py",
+        "transformers/utils/logging.py",
+    ),
+}
+SAMPLES |= {
+    name: tuple([f'  File "/v/lib/site-packages/{path}", line 3, in go'] for path in paths)  # type: ignore[misc]
+    for name, paths in FRAMES.items()
+}

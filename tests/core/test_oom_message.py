@@ -15,7 +15,7 @@ MIB = 1 / 1024
     [
         (  # torch up to 1.4
             "CUDA out of memory. Tried to allocate 512.00 MiB (GPU 0; 8.00 GiB total capacity; "
-            "6.00 GiB already allocated; 256.00 MiB free; 7.00 GiB cached)",
+            "6.00 GiB already allocated; 256.00 MiB free; 1.00 GiB cached)",
             figures(requested=0.5, capacity=8, allocated=6, free=0.25, reserved=7),
         ),
         (  # torch 1.5 to 2.0
