@@ -10,7 +10,7 @@ from tests import builders
 
 FIRST = {
     Failure.DEVICE_OOM: "shrink_buckets",
-    Failure.DEVICE_OOM_FRAGMENTATION: "shrink_buckets",
+    Failure.DEVICE_OOM_FRAGMENTATION: "allocator_settings",
     Failure.DEVICE_OOM_COTENANT: "wait_for_neighbour",
     Failure.HOST_OOM: "no_loader_workers",
     Failure.OFFLOAD_DEVICE: "drop_offload",
