@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from autotune.core.failure import Failure, Phase, Role
+from autotune.core.failure import Failure, Phase, Role, Trait
 
 
 @dataclass(frozen=True)
@@ -118,4 +118,5 @@ class Diagnosis:
     secondary: tuple[Failure, ...] = ()
     evidence: tuple[Reason, ...] = ()
     outranked: tuple[Reason, ...] = ()  # matched, and why they did not win is in `why`
+    traits: tuple[Trait, ...] = ()
     cure: str = ""  # one thing a person can do about it, "" where nothing certain is known

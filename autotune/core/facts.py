@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 
-from autotune.core.failure import Phase
+from autotune.core.failure import Phase, Trait
 from autotune.core.rung import Scene
 
 
 def _in(*phases: Phase) -> Callable[[Scene], bool]:
     return lambda scene: scene.diagnosis.phase in phases
+
+
+def _is(trait: Trait) -> Callable[[Scene], bool]:
+    return lambda scene: trait in scene.diagnosis.traits
 
 
 def _shown(*signatures: str) -> Callable[[Scene], bool]:
@@ -19,7 +23,8 @@ def _exceeds_device(scene: Scene) -> bool:
     """Return whether one request alone asks for more than there is, however empty the device."""
     figures = scene.diagnosis.figures
     room = [size for size in (figures.limit_bytes, figures.capacity_bytes) if size]
-    return bool(room) and (figures.requested_bytes or 0) > min(room)
+    told = Trait.REQUEST_EXCEEDS_DEVICE in scene.diagnosis.traits
+    return told or (bool(room) and (figures.requested_bytes or 0) > min(room))
 
 
 FACTS: dict[str, Callable[[Scene], bool]] = {
@@ -29,7 +34,7 @@ FACTS: dict[str, Callable[[Scene], bool]] = {
     "in_optimizer_creation": _in(Phase.OPTIMIZER_CREATION),
     "in_resume": _in(Phase.RESUME),
     "in_optimizer_step": _in(Phase.STEP),
-    "request_exceeds_device": _exceeds_device,
+    "op_missing": _shown("offload_op_missing", "offload_optimizer_half_built"),
     "native_crash": _shown("native_crash", "signal"),
     "access_refused": _shown("hub_refused"),
     "toolkit_missing": _shown("toolkit_missing"),
@@ -38,4 +43,6 @@ FACTS: dict[str, Callable[[Scene], bool]] = {
     "in_fp16": lambda scene: scene.plan.dtype == "fp16",
     "on_gpu": lambda scene: scene.around.device == "cuda",
     "on_cpu": lambda scene: scene.around.device == "cpu",
+    **{trait.value: _is(trait) for trait in Trait},
+    Trait.REQUEST_EXCEEDS_DEVICE.value: _exceeds_device,
 }

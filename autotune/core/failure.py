@@ -62,3 +62,13 @@ class Phase(str, Enum):
     SAVE = "save"
     TRAIN = "train"
     FINISH = "finish"
+
+
+class Trait(str, Enum):
+    """What a failure is besides its name, where figures show it and a remedy turns on it."""
+
+    LEAKING = "leaking"  # memory grew slowly, over many steps, until the end
+    REQUEST_EXCEEDS_DEVICE = "request_exceeds_device"  # one request larger than the whole device
+    SHARED_MEMORY_FULL = "shared_memory_full"  # /dev/shm was what ran out
+    PINNED_MEMORY = "pinned_memory"  # page-locked host memory was what ran out
+    PROCESS_LIMIT = "process_limit"  # a limit on processes and threads refused, not memory

@@ -7,7 +7,7 @@ import pytest
 from autotune.cli.wiring import all_rungs
 from autotune.core.evidence import Diagnosis, Reason
 from autotune.core.facts import FACTS
-from autotune.core.failure import Failure, Phase, Role
+from autotune.core.failure import Failure, Phase, Role, Trait
 from autotune.core.fault import Fault, InputError
 from autotune.core.plan import Plan
 from autotune.core.policy import ANYTHING, Policy
@@ -251,9 +251,7 @@ def resting_on(signature: str) -> Diagnosis:
 
 
 TOLD: dict[str, Diagnosis] = {
-    "request_exceeds_device": builders.diagnosis(
-        figures=builders.figures(requested=90, capacity=80, free=1)
-    ),
+    "op_missing": resting_on("offload_op_missing"),
     "native_crash": resting_on("native_crash"),
     "access_refused": resting_on("hub_refused"),
     "toolkit_missing": resting_on("toolkit_missing"),
@@ -286,8 +284,28 @@ def test_every_fact_is_true_somewhere_and_false_elsewhere(fact: str) -> None:
         )
         for name, (plan, phase, device) in TRUE_OF.items()
     }
+    for trait in Trait:
+        told = builders.diagnosis(traits=(trait,))
+        holds[trait.value] = FACTS[fact](builders.scene(why=told))
     assert holds[fact]
     assert not all(holds.values())
+
+
+@pytest.mark.parametrize(
+    ("figures", "exceeds"),
+    [
+        ({"requested": 90, "capacity": 80}, True),
+        ({"requested": 30, "capacity": 80, "limit": 24}, True),
+        ({"requested": 20, "capacity": 80, "limit": 24}, False),
+        ({"requested": 90}, False),
+        ({"capacity": 80}, False),
+    ],
+)
+def test_figures_alone_show_a_request_that_exceeds_the_device(
+    figures: dict[str, float], exceeds: bool
+) -> None:
+    why = builders.diagnosis(figures=builders.figures(**figures))
+    assert FACTS["request_exceeds_device"](builders.scene(why=why)) is exceeds
 
 
 def test_anything_is_not_a_failure() -> None:

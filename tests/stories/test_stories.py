@@ -6,7 +6,7 @@ says what happened and what comes `then`:
 
 - `ended`: the failure that ended the attempt now running, with `phase`, `step` (of its newest
   checkpoint, or of all it wrote, oldest first), what else is told of the diagnosis (`rank`, `cure`,
-  the signature it `rests_on`, `figures` in GiB), and any other field of the evidence;
+  the signature it `rests_on`, its `traits`, `figures` in GiB), and any other field of the evidence;
 - `unconverted: true`: the checkpoint could not be converted for the attempt just decided;
 - `waited: seconds` (or with the `room` it found), `proved: true`, `stop_asked: by`, or nothing, for
   the first row.
@@ -25,7 +25,7 @@ import pytest
 from autotune.core.carry import CarryKind
 from autotune.core.decide import Outlook, Saved, next_step
 from autotune.core.evidence import Reason
-from autotune.core.failure import Failure, Phase, Role
+from autotune.core.failure import Failure, Phase, Role, Trait
 from autotune.core.history import Story, tell
 from autotune.core.plan import changes
 from autotune.core.record import (
@@ -121,6 +121,8 @@ class Teller:
         told: dict[str, Any] = {key: given.pop(key) for key in ("rank", "cure") if key in given}
         if "rests_on" in given:
             told["evidence"] = (Reason(given.pop("rests_on"), Role.ROOT, 1, "words"),)
+        if "traits" in given:
+            told["traits"] = tuple(Trait(trait) for trait in given.pop("traits"))
         if "figures" in given:
             told["figures"] = builders.figures(**given.pop("figures"))
         seen = {"seconds": 60.0, "checkpoint_step": reached, **given}
