@@ -28,6 +28,7 @@ def _exceeds_device(scene: Scene) -> bool:
 
 
 FACTS: dict[str, Callable[[Scene], bool]] = {
+    **{trait.value: _is(trait) for trait in Trait},
     "in_evaluation": _in(Phase.EVAL),
     "in_save": _in(Phase.SAVE),
     "in_load": _in(Phase.LOAD),
@@ -43,6 +44,5 @@ FACTS: dict[str, Callable[[Scene], bool]] = {
     "in_fp16": lambda scene: scene.plan.dtype == "fp16",
     "on_gpu": lambda scene: scene.around.device == "cuda",
     "on_cpu": lambda scene: scene.around.device == "cpu",
-    **{trait.value: _is(trait) for trait in Trait},
     Trait.REQUEST_EXCEEDS_DEVICE.value: _exceeds_device,
 }

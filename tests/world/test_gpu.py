@@ -54,6 +54,8 @@ class FakeNvml:
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:  # noqa: N802
         """Return the memory of a card."""
+        if handle in self.broken:
+            raise NVMLError("GPU is lost")
         return Memory()
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[Held]:  # noqa: N802
