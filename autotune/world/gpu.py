@@ -51,6 +51,21 @@ class Gpus:
         sizes = (gpu.total_bytes for gpu in self.present() if self._ours(gpu.index))
         return min(sizes, default=None)
 
+    def free_bytes(self) -> int | None:
+        """Return what is free now on the fullest of the job's GPUs, or None where NVML is mute."""
+        now = [gpu for gpu in self._answering() if self._ours(gpu.index)]
+        if not now or (self.indices is not None and len(now) != len(self.indices)):
+            return None
+        return min(gpu.free_bytes for gpu in now)
+
+    def _answering(self) -> list[Gpu]:
+        if self._nvml is None:
+            return []
+        try:
+            return self._ask()
+        except self._nvml.NVMLError:
+            return []
+
     def use(self, pids: Sequence[int]) -> tuple[list[int], int | None, str | None]:
         """Return bytes held by each of `pids`, by others on one of our GPUs, and why not, if not.
 
@@ -82,20 +97,6 @@ class Gpus:
             return [], None, "NVML's process ids are not ours (a container?)"
         return ours, others, None
 
-    def free_bytes(self) -> int | None:
-        """Return what the fullest of the job's GPUs has free at this moment."""
-        if self._nvml is None:
-            return None
-        nvml, free = self._nvml, []
-        try:
-            for index in range(nvml.nvmlDeviceGetCount()):
-                if self._ours(index):
-                    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                    free.append(int(nvml.nvmlDeviceGetMemoryInfo(handle).free))
-        except nvml.NVMLError:
-            return None
-        return min(free, default=None)
-
     def index_of(self, uuid: str) -> int | None:
         """Return the index of the GPU with this UUID, or one that begins so."""
         for gpu in self.present():
@@ -119,14 +120,6 @@ class Gpus:
         """Return those of the job's GPUs that do not answer now, where NVML does at all."""
         answering = {gpu.index for gpu in self._answering()}
         return tuple(i for i in self.indices or () if i not in answering) if answering else ()
-
-    def _answering(self) -> list[Gpu]:
-        if self._nvml is None:
-            return []
-        try:
-            return self._ask()
-        except self._nvml.NVMLError:
-            return []
 
 
 def find_gpus() -> Gpus:
