@@ -264,6 +264,7 @@ def test_a_base_in_four_bits_is_a_fraction_of_itself(wide: Subject) -> None:
     after = wide.start("adapters_nf4", up("four_bit", ADAPTERS))
     in_force = differing(before, after)
     assert in_force.pop("quantization") == ("none", "nf4")
+    assert in_force.pop("four_bit_compute") == (None, "float32")
     in_force.pop("parameters", None)  # two 4-bit weights are packed into one number
     assert in_force == {}
     # 67 million of the weights of four bytes become half a byte each: 235 MB less.
