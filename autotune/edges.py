@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autotune.core.decide import Saved
-from autotune.core.evidence import Evidence, Gap, Memory, RankException, Sign
+from autotune.core.evidence import Evidence, Gap, Machine, Memory, RankException, Sign
 from autotune.core.history import Story
 from autotune.core.plan import Plan
 from autotune.core.record import (
@@ -138,6 +138,10 @@ class Sampler(Protocol):
 
     def reading(self) -> tuple[Memory, tuple[Gap, ...]]:
         """Return the highest of everything sampled, and what could not be read."""
+        ...
+
+    def machine(self) -> Machine:
+        """Return what the machine's counters and its kernel's log said meanwhile."""
         ...
 
 

@@ -103,7 +103,7 @@ class Spawner:
         sampler = MemorySampler(
             ground.device,
             ground.job.devices.memory_limit,
-            lambda: tuple(channel.view.ranks.values()),
+            lambda: channel.view,
             gpus,
             cgroup,
         )

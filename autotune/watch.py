@@ -118,4 +118,5 @@ def gather(
         memory=memory,
         seconds=seconds,
         gaps=(*live.channel.gaps(), *memory_gaps, *gaps),
+        machine=live.sampler.machine(),
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from autotune.core.disguise import unmask
 from autotune.core.evidence import Diagnosis, Evidence, OomFigures, RankException, Sign
 from autotune.core.exit_code import meaning_of_signal, signal_of
 from autotune.core.failure import Failure, Phase, Role
@@ -48,8 +49,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     ):
         finding = look(evidence)
         if finding is not None:
-            return complete(evidence, finding)
-    return complete(evidence, _nothing_known(evidence))
+            return complete(evidence, unmask(evidence, finding))
+    return complete(evidence, unmask(evidence, _nothing_known(evidence)))
 
 
 def _ended_well(evidence: Evidence) -> Finding | None:

@@ -61,6 +61,16 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """The highest of the samples up to one moment, since the point before it."""
+
+    seconds: float  # since the attempt's start
+    step: int | None = None  # last optimizer step reported by then
+    rank_bytes: int | None = None  # of the rank that held most, as in `Memory.peak_bytes`
+    host_bytes: int | None = None  # resident set of the whole process tree
+
+
+@dataclass(frozen=True)
 class Memory:
     """Memory as sampled while the attempt ran; bytes, None where there was no reading."""
 
@@ -72,6 +82,64 @@ class Memory:
     cgroup_oom_kills: int | None = None  # counted during this attempt
     device_total_bytes: int | None = None
     device_others_bytes: int | None = None  # held by processes that are not ours
+    device_free_low_bytes: int | None = None  # least that any of our cards had free
+    curve: tuple[CurvePoint, ...] = ()  # oldest first, never more than 64 points
+
+
+@dataclass(frozen=True)
+class KernelEvent:
+    """One thing the kernel's log told during the attempt, and whether it befell us."""
+
+    kind: str  # oom_kill, xid, trap, hung_task, memory_failure or fork_refused
+    text: str  # the line, shortened
+    seconds: float | None = None  # since the attempt's start
+    ours: bool | None = None  # None: nobody can tell
+    rank: int | None = None  # whose process it was
+    pid: int | None = None  # as the machine counts, which a container does not
+    task: str = ""
+    constraint: str = ""  # of an oom_kill: memcg (a cgroup was full), none (the machine) …
+    cgroup: str = ""  # where the process lived
+    resident_bytes: int | None = None
+    virtual_bytes: int | None = None
+    bus_id: str = ""  # of the GPU an Xid speaks of, as 0000:3b:00
+    code: int | None = None  # of an Xid
+
+
+@dataclass(frozen=True)
+class Card:
+    """What became of the health of one of our GPUs; None where the driver does not tell."""
+
+    index: int
+    bus_id: str = ""
+    lost: bool = False  # it answered when the attempt began and does not any more
+    uncorrected_errors: int | None = None  # of its memory, new since then
+    remap_pending: bool | None = None  # new since then
+    remap_failed: bool | None = None
+    slowed_by: tuple[str, ...] = ()  # heat or power, at the end; context only
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the machine's counters and its kernel's log say of the attempt's time."""
+
+    kernel: tuple[KernelEvent, ...] = ()
+    kernel_read: bool | None = None  # the whole of the log; None when nobody looked
+    oom_kills: int | None = None  # by the kernel, on the whole machine
+    cgroup_kills: int | None = None  # in the memory cgroup that autotune itself lives in
+    counted_seconds: float | None = None  # when a cgroup of ours last counted a kill
+    cgroup_refusals: int | None = None  # how often that cgroup was at its limit
+    cgroup_limit_bytes: int | None = None  # of that cgroup
+    memory_bytes: int | None = None
+    available_low_bytes: int | None = None  # least that was available at a sample
+    swap_bytes: int | None = None
+    swap_free_low_bytes: int | None = None
+    stalled_seconds: float | None = None  # that all tasks waited for memory
+    shm_bytes: int | None = None  # size of /dev/shm
+    shm_free_low_bytes: int | None = None
+    lock_limit_bytes: int | None = None  # RLIMIT_MEMLOCK of the ranks; None: no limit
+    process_limit: int | None = None  # RLIMIT_NPROC; None: no limit that binds us
+    threads_peak: int | None = None  # of the whole process tree
+    cards: tuple[Card, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +161,7 @@ class Evidence:
     memory: Memory = field(default_factory=Memory)
     seconds: float | None = None
     gaps: tuple[Gap, ...] = ()
+    machine: Machine = field(default_factory=Machine)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from autotune.core.codec import to_plain
 from autotune.core.diagnosis import diagnose
-from autotune.core.evidence import Diagnosis, Evidence, Memory
+from autotune.core.evidence import Diagnosis, Evidence, Memory, Reason
 from autotune.core.failure import Failure
 from autotune.core.scan import Scanner
 from autotune.core.signature import Signatures
@@ -93,7 +93,7 @@ def as_text(explanation: Explanation, name: str, remedy_for: Remedies) -> list[s
         + f" (confidence {diagnosis.confidence:.2f})",
         f"  why: {diagnosis.why}",
     ]
-    lines += [f"  seen: line {r.line}, {r.signature}: {r.text}" for r in diagnosis.evidence[:5]]
+    lines += [f"  seen: {_place(r)}, {r.signature}: {r.text}" for r in diagnosis.evidence[:5]]
     lines += [
         f"  outranked: line {r.line}, {r.signature} ({r.role.value}): {r.text}"
         for r in diagnosis.outranked[:5]
@@ -102,3 +102,7 @@ def as_text(explanation: Explanation, name: str, remedy_for: Remedies) -> list[s
         lines.append(f"  also: {', '.join(f.value for f in diagnosis.secondary)}")
     lines += [f"  remedy: {r.get('rung')}: {r.get('why')}" for r in remedy_for(diagnosis)]
     return lines
+
+
+def _place(reason: Reason) -> str:
+    return "beside the log" if reason.line is None else f"line {reason.line}"

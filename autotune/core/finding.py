@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from autotune.core.evidence import Diagnosis, Evidence, OomFigures, Reason, Sign
-from autotune.core.failure import Failure, Phase, Role
+from autotune.core.evidence import Diagnosis, Evidence, KernelEvent, OomFigures, Reason, Sign
+from autotune.core.failure import Failure, Phase, Role, Trait
 from autotune.core.oom_kind import kind_of_oom
 
 NAMES_RANK = "launcher_names_rank"  # the signature of a launcher's table of ranks
@@ -21,10 +21,32 @@ class Finding:
     rank: int | None = None
     phase: Phase | None = None
     figures: OomFigures = field(default_factory=OomFigures)
+    shown: tuple[Reason, ...] = ()  # what it rests on beside signs, as people are shown it
+    traits: tuple[Trait, ...] = ()
+
+    def resting_on(self, *events: KernelEvent) -> "Finding":
+        """Return it with lines of the kernel's log among what it rests on."""
+        told = tuple(Reason("kernel_log", Role.ROOT, None, event.text) for event in events)
+        return replace(self, shown=(*self.shown, *told))
+
+
+def with_trait(finding: Finding, trait: Trait) -> Finding:
+    """Return the finding with one more trait."""
+    return replace(finding, traits=(*finding.traits, trait))
+
+
+def words_of(evidence: Evidence, finding: Finding) -> str:
+    """Return the words a finding rests on, with the whole of what its rank raised."""
+    said = [finding.why, *(sign.text for sign in finding.rests_on)]
+    for exception in evidence.exceptions:
+        if exception.rank == finding.rank:
+            said += [exception.message, exception.traceback]
+    return "\n".join(said)
 
 
 def complete(evidence: Evidence, finding: Finding) -> Diagnosis:
     """Add the figures' verdict, what else was seen and what was outranked."""
+    named = finding.failure
     if finding.failure is Failure.DEVICE_OOM:
         failure, because = kind_of_oom(finding.figures, evidence.memory)
         why = f"{finding.why}; {because}" if because else finding.why
@@ -39,13 +61,16 @@ def complete(evidence: Evidence, finding: Finding) -> Diagnosis:
         phase=finding.phase,
         figures=finding.figures,
         secondary=_secondary(finding.failure, others),
-        evidence=_reasons(
-            (*finding.rests_on, *(s for s in others if s.failure is finding.failure))
+        evidence=(
+            *finding.shown,
+            *_reasons((*finding.rests_on, *(s for s in others if s.failure is finding.failure))),
         ),
         outranked=_reasons(
             s for s in others if s.failure is not finding.failure and s.role is not Role.CONTEXT
         ),
-        cure=next((s.cure for s in finding.rests_on if s.cure), ""),
+        traits=finding.traits,
+        # Words that turned out to hide something else have the wrong cure.
+        cure=next((s.cure for s in finding.rests_on if s.cure and s.failure is named), ""),
     )
 
 

@@ -46,9 +46,13 @@ def _our_own_cap(figures: OomFigures, memory: Memory) -> bool:
 def held_by_others(figures: OomFigures, memory: Memory) -> int | None:
     """Return the bytes of the device that are not ours, as far as anything tells.
 
-    Computed from what is left over first: the processes a message lists are seldom all of them.
+    Where the message tells what this process holds, from what is left over: the processes it
+    lists are seldom all of them. Where it tells only what torch holds, what NVML joined to our own
+    processes is the better figure, for torch leaves out the context and our other ranks.
     """
     capacity, free = figures.capacity_bytes, figures.free_bytes
+    if figures.process_bytes is None and memory.device_others_bytes is not None:
+        return memory.device_others_bytes
     own = figures.process_bytes or figures.reserved_bytes or figures.allocated_bytes
     if capacity is not None and free is not None and own is not None and own <= capacity:
         return max(0, capacity - free - own)

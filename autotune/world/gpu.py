@@ -5,6 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.core.evidence import Card
+from autotune.core.kernel_message import normal_bus_id
+from autotune.world.xid_events import XidEvents
+
+# Memory in use that NVML's list of processes leaves out: the driver's own share stays below it.
+_UNLISTED_BYTES = 2 * 2**30
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -14,6 +21,18 @@ class Gpu:
     name: str
     total_bytes: int
     free_bytes: int
+
+
+@dataclass(frozen=True)
+class Health:
+    """What NVML tells of the health of one GPU at one moment; None where it does not tell."""
+
+    bus_id: str = ""
+    answers: bool = True
+    uncorrected_errors: int | None = None
+    remap_pending: bool | None = None
+    remap_failed: bool | None = None
+    slowed_by: tuple[str, ...] = ()
 
 
 class Gpus:
@@ -75,27 +94,42 @@ class Gpus:
         if self._nvml is None:
             return [], None, self.why_none
         ours: list[int] = []
-        others = 0
+        others = unlisted = 0
         try:
             for index in range(self._nvml.nvmlDeviceGetCount()):
                 if not self._ours(index):
                     continue
                 handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-                foreign = 0
+                foreign = listed = 0
                 for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle):
                     held = getattr(process, "usedGpuMemory", None)
                     if held is None:
                         return [], None, "NVML does not tell memory by process here"
+                    listed += int(held)
                     if process.pid in pids:
                         ours.append(int(held))
                     else:
                         foreign += int(held)
                 others = max(others, foreign)
+                memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+                unlisted = max(unlisted, int(memory.total - memory.free) - listed)
         except self._nvml.NVMLError as error:
             return [], None, f"NVML: {error}"
-        if pids and not ours and others:
+        if pids and not ours and (others or unlisted > _UNLISTED_BYTES):
             return [], None, "NVML's process ids are not ours (a container?)"
         return ours, others, None
+
+    def health(self) -> dict[int, "Health"]:
+        """Return the health of each of the job's GPUs; of one that is lost, only that."""
+        found = {}
+        for gpu in self.present():
+            if self._ours(gpu.index):
+                found[gpu.index] = _health(self._nvml, gpu.index)
+        return found
+
+    def xid_events(self) -> XidEvents:
+        """Return what hears of the Xids of the job's GPUs from now on."""
+        return XidEvents(self._nvml, [g.index for g in self.present() if self._ours(g.index)])
 
     def index_of(self, uuid: str) -> int | None:
         """Return the index of the GPU with this UUID, or one that begins so."""
@@ -140,3 +174,66 @@ def find_gpus() -> Gpus:
         gpus.broken = True
         return gpus
     return Gpus(pynvml)
+
+
+def changed(before: dict[int, Health], after: dict[int, Health]) -> tuple[Card, ...]:
+    """Return what became of each GPU; a fault it had before is not of this attempt."""
+    cards = []
+    for index, old in before.items():
+        new = after.get(index, Health(answers=False))
+        errors = None
+        if old.uncorrected_errors is not None and new.uncorrected_errors is not None:
+            errors = max(0, new.uncorrected_errors - old.uncorrected_errors)
+        cards.append(
+            Card(
+                index, old.bus_id, old.answers and not new.answers, errors,
+                _newly(old.remap_pending, new.remap_pending),
+                _newly(old.remap_failed, new.remap_failed), new.slowed_by,
+            )
+        )  # fmt: skip
+    return tuple(cards)
+
+
+def _newly(before: bool | None, after: bool | None) -> bool | None:
+    return None if before is None or after is None else after and not before
+
+
+def _health(nvml: Any, index: int) -> Health:
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        nvml.nvmlDeviceGetMemoryInfo(handle)
+    except nvml.NVMLError:
+        return Health(answers=False)
+
+    def ask(read: Any, *arguments: Any) -> Any:
+        """What this card, or this driver, does not know is None."""
+        try:
+            return read(handle, *arguments)
+        except nvml.NVMLError:
+            return None
+
+    place = ask(nvml.nvmlDeviceGetPciInfo)
+    bus_id = getattr(place, "busId", b"")
+    text = bus_id.decode("ascii", "replace") if isinstance(bus_id, bytes) else str(bus_id)
+    rows = ask(nvml.nvmlDeviceGetRemappedRows)  # corrected, uncorrected, pending, failed
+    pages = ask(nvml.nvmlDeviceGetRetiredPagesPendingStatus)  # before Ampere there are no rows
+    pending = bool(rows[2]) if rows is not None else None if pages is None else bool(pages)
+    errors = ask(
+        nvml.nvmlDeviceGetTotalEccErrors,
+        nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC,
+    )  # fmt: skip
+    return Health(
+        bus_id=normal_bus_id(text),
+        uncorrected_errors=None if errors is None else int(errors),
+        remap_pending=pending,
+        remap_failed=None if rows is None else bool(rows[3]),
+        slowed_by=_slowed_by(nvml, ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons)),
+    )
+
+
+def _slowed_by(nvml: Any, reasons: int | None) -> tuple[str, ...]:
+    names = {
+        "heat": nvml.nvmlClocksThrottleReasonHwThermalSlowdown,
+        "power brake": nvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown,
+    }
+    return tuple(name for name, bit in names.items() if (reasons or 0) & bit)

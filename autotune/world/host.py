@@ -1,14 +1,18 @@
 """Memory of the ranks and of the whole process tree, sampled through /proc and psutil."""
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 
-from autotune.core.evidence import Gap, Memory
+from autotune.core.curve import Curve
+from autotune.core.evidence import Gap, Machine, Memory
+from autotune.core.view import View
 from autotune.world.cgroup import Cgroup
 from autotune.world.gpu import Gpus
+from autotune.world.machine import MachineWatch
 
 
 def data_bytes(pid: int) -> int | None:
@@ -29,6 +33,9 @@ def tree_resident_bytes(pids: Sequence[int]) -> int | None:
     return total or None
 
 
+_BY_PROCESS = "gpu memory by process"
+
+
 class MemorySampler:
     """Samples one attempt; a reading that fails is a gap and never stops the watching."""
 
@@ -36,38 +43,40 @@ class MemorySampler:
         self,
         device: str,
         limit_bytes: int | None,
-        ranks: Callable[[], Sequence[int]],
+        view: Callable[[], View],
         gpus: Gpus,
         cgroup: Cgroup | Gap | None,
     ) -> None:
-        """Sample the process ids that `ranks` returns at each moment."""
+        """Sample the ranks that `view` names at each moment, and all that they started."""
         self._device = device
         self._limit = limit_bytes
-        self._ranks = ranks
+        self._view = view
         self._gpus = gpus
         self._cgroup = cgroup if isinstance(cgroup, Cgroup) else None
+        self._around = MachineWatch(gpus if device == "cuda" else None, self._cgroup)
+        self._began = time.monotonic()
+        self._curve = Curve()
         self._kills: int | None = None
         self._peak: int | None = None
         self._host_peak: int | None = None
         self._others: int | None = None
+        self._card_free: int | None = None
         self._gaps: dict[str, str] = {}
         self.latest_bytes: int | None = None
 
     def sample(self) -> None:
         """Take one reading."""
-        ranks = self._ranks()
-        if self._device == "cpu":
-            readings = [r for r in map(data_bytes, ranks) if r is not None]
-        else:
-            readings, self._others, gap = self._gpus.use(ranks)
-            if gap:
-                self._gaps.setdefault("gpu memory by process", gap)
-        if readings:
-            self.latest_bytes = max(readings)
-            self._peak = max(self._peak or 0, self.latest_bytes)
-        host = tree_resident_bytes(ranks)
+        view = self._view()
+        self._around.sample(self._ranks())
+        readings = self._of_ranks(tuple(view.ranks.values()))
+        now = max(readings, default=None)
+        if now is not None:
+            self.latest_bytes = now
+            self._peak = max(self._peak or 0, now)
+        host = tree_resident_bytes(self._around.kindred.alive)
         if host is not None:
             self._host_peak = max(self._host_peak or 0, host)
+        self._curve.add(time.monotonic() - self._began, view.step, now, host)
 
     def sample_last(self) -> None:
         """Read the counters of the cgroup, which is about to go."""
@@ -86,5 +95,35 @@ class MemorySampler:
             cgroup_oom_kills=self._kills,
             device_total_bytes=self._gpus.total_bytes() if self._device == "cuda" else None,
             device_others_bytes=self._others,
+            device_free_low_bytes=self._card_free,
+            curve=self._curve.points(),
         )
-        return memory, tuple(Gap(name, why) for name, why in self._gaps.items())
+        gaps = tuple(Gap(name, why) for name, why in self._gaps.items())
+        return memory, (*gaps, *self._around.reading(self._ranks())[1])
+
+    def machine(self) -> Machine:
+        """Return what the machine's counters and its kernel's log said meanwhile."""
+        return self._around.reading(self._ranks())[0]
+
+    def _of_ranks(self, pids: Sequence[int]) -> list[int]:
+        if self._device == "cpu":
+            return [size for size in map(data_bytes, pids) if size is not None]
+        alive = [pid for pid in pids if pid in self._around.kindred.alive]
+        if pids and not alive:
+            return []  # who holds the card now says nothing of what they died of
+        readings, others, gap = self._gpus.use(alive)
+        if others is not None or self._peak is None:
+            self._others = others  # once ours were found there, a look that finds none is late
+        if readings:
+            # Before its context exists a rank holds nothing, and looks like one of a container.
+            self._gaps.pop(_BY_PROCESS, None)
+        elif gap and self._peak is None:
+            self._gaps[_BY_PROCESS] = gap
+        free = self._gpus.free_bytes()
+        if free is not None:
+            self._card_free = min(free, self._card_free if self._card_free is not None else free)
+        return readings
+
+    def _ranks(self) -> dict[int, int]:
+        """Which process is which rank."""
+        return {pid: rank for rank, pid in self._view().ranks.items()}

@@ -182,6 +182,13 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
         ["{'train_runtime': 3.2, 'train_loss': 1.0}"],
         ["the runtime of train is long"],
     ),
+    "frame_in_pinning": (
+        ['  File "/v/torch/utils/data/_utils/pin_memory.py", line 98, in pin_memory',
+         "cudaHostAlloc failed with error 2",
+         "at /pytorch/aten/src/ATen/cuda/CachingHostAllocator.cpp:42"],
+        ["dataloader_pin_memory=True", "loader = DataLoader(rows, pin_memory=True)",
+         "set pin_memory to False where cudaHostAllocMapped is not supported"],
+    ),
 }  # fmt: skip
 
 # name: (a module whose frames it must be found in, one whose frames it must not be found in)

@@ -286,7 +286,8 @@ def test_every_fact_is_true_somewhere_and_false_elsewhere(fact: str) -> None:
     }
     for trait in Trait:
         told = builders.diagnosis(traits=(trait,))
-        holds[trait.value] = FACTS[fact](builders.scene(why=told))
+        shown = FACTS[fact](builders.scene(why=told))
+        holds[trait.value] = holds.get(trait.value, False) or shown
     assert holds[fact]
     assert not all(holds.values())
 

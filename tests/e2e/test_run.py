@@ -269,6 +269,10 @@ def test_a_cgroup_kill_is_a_host_oom_with_the_kernels_count_and_is_survived(
     assert first.evidence is not None
     assert (first.failure, second.failure) == (Failure.HOST_OOM, Failure.NONE)
     assert first.evidence.memory.cgroup_oom_kills == 1
+    if first.evidence.machine.kernel_read:
+        assert [event.rank for event in first.evidence.machine.kernel if event.ours] == [0]
+        assert first.diagnosis is not None
+        assert "the kernel killed rank 0" in first.diagnosis.why
     assert second.plan.micro_batch == 4
 
 

@@ -34,4 +34,7 @@ ANIMALS = (
     Animal("flood", Failure.UNKNOWN, arguments=("binary", "4")),
 )
 # Those that need a hand from outside: run by a test of their own.
-BY_HAND = ("fast_python", "interrupted", "killed_by_cgroup", "grandchild")
+BY_HAND = (
+    "fast_python", "interrupted", "killed_by_cgroup", "grandchild", "leaking", "worker_killed",
+    "shared_memory_full", "threads_refused", "loader_worker",
+)  # fmt: skip

@@ -1,0 +1,93 @@
+"""Tells a broken card from a broken program, by what the kernel and NVML say of the card."""
+
+import re
+from dataclasses import replace
+
+from autotune.core.evidence import Card, Evidence, KernelEvent
+from autotune.core.failure import Failure
+from autotune.core.finding import Finding, words_of
+from autotune.core.xid import Blame, blame_of, xid_in_words
+
+FROM_LOST_CARD = 0.97
+FROM_HARDWARE_XID = 0.95
+FROM_NEW_ERRORS = 0.9
+FROM_UNPLACED_XID = 0.7  # one of the machine's cards, perhaps not ours
+FROM_SUSPECT = 0.6
+FROM_APPLICATION_XID = 0.7
+
+# What a broken card looks like from the training's side.
+_VEILS = frozenset({
+    Failure.UNKNOWN, Failure.USER_CODE_ERROR, Failure.ILLEGAL_ACCESS, Failure.COLLECTIVE_ERROR,
+    Failure.COLLECTIVE_TIMEOUT, Failure.HANG, Failure.DRIVER_MISMATCH, Failure.GPU_HARDWARE,
+})  # fmt: skip
+# What a card in doubt may account for: a training that said nothing better.
+_SILENT = frozenset({Failure.UNKNOWN, Failure.GPU_HARDWARE})
+# An error of the training's own that has nothing to do with a card is not the card's.
+_OF_A_CARD = re.compile(r"(?i)cuda|nccl|cublas|cudnn|\bgpu\b|\bdevice\b|SIGABRT|SIGSEGV|SIGBUS")
+_LATE = "unspecified launch failure"
+
+
+def broken_card(evidence: Evidence, finding: Finding) -> Finding | None:
+    """Return what the cards say was the cause, or None where they say nothing."""
+    if finding.failure not in _VEILS:
+        return None
+    if finding.failure is Failure.USER_CODE_ERROR and not _OF_A_CARD.search(
+        words_of(evidence, finding)
+    ):
+        return None
+    xids = [e for e in evidence.machine.kernel if e.kind == "xid" and e.ours is not False]
+    for card in evidence.machine.cards:
+        fault = _fault(card)
+        if fault is not None:
+            return _hardware(finding, *fault, [x for x in xids if x.bus_id == card.bus_id])
+    hard = [x for x in xids if blame_of(x.code) is Blame.HARDWARE]
+    if hard:
+        first = min(hard, key=lambda x: (x.ours is None, x.seconds or 0))
+        confidence = FROM_HARDWARE_XID if first.ours else FROM_UNPLACED_XID
+        return _hardware(finding, confidence, _told(first), hard)
+    suspect = [x for x in xids if blame_of(x.code) is Blame.SUSPECT]
+    if suspect and finding.failure in _SILENT:
+        return _hardware(finding, FROM_SUSPECT, _told(suspect[0]), suspect)
+    return _own_fault(evidence, finding, xids)
+
+
+def _own_fault(evidence: Evidence, finding: Finding, xids: list[KernelEvent]) -> Finding | None:
+    """An Xid that a kernel of the training brings about, where no words name it better."""
+    own = [x for x in xids if x.ours and blame_of(x.code) is Blame.APPLICATION]
+    if not own:
+        return None
+    late = finding.failure is Failure.GPU_HARDWARE and _LATE in words_of(evidence, finding)
+    if not late and finding.failure not in (Failure.UNKNOWN, Failure.COLLECTIVE_ERROR):
+        return None
+    why = f"{_told(own[0])}; the rest follows from that: {finding.why[:200]}"
+    rank = own[0].rank if own[0].rank is not None else finding.rank
+    return replace(
+        finding, failure=Failure.ILLEGAL_ACCESS, confidence=FROM_APPLICATION_XID, why=why, rank=rank
+    ).resting_on(*own[:3])
+
+
+def _fault(card: Card) -> tuple[float, str] | None:
+    name = f"GPU {card.index} ({card.bus_id})" if card.bus_id else f"GPU {card.index}"
+    if card.lost:
+        return FROM_LOST_CARD, f"{name} answered when the attempt began and does not any more"
+    if card.uncorrected_errors:
+        count = card.uncorrected_errors
+        return FROM_NEW_ERRORS, f"the memory of {name} had {count} new errors beyond correction"
+    if card.remap_failed:
+        return FROM_NEW_ERRORS, f"{name} has no spare memory left for what broke in it"
+    return None
+
+
+def _told(event: KernelEvent) -> str:
+    return f"the kernel's log says of GPU {event.bus_id}: {xid_in_words(event.code)}"
+
+
+def _hardware(finding: Finding, confidence: float, why: str, xids: list[KernelEvent]) -> Finding:
+    if finding.failure is Failure.GPU_HARDWARE:
+        why += f"; {finding.why[:200]}"
+        confidence = max(confidence, finding.confidence)
+    else:
+        why += f"; the rest follows from that: {finding.why[:200]}"
+    return replace(
+        finding, failure=Failure.GPU_HARDWARE, confidence=confidence, why=why
+    ).resting_on(*xids[:3])
