@@ -56,7 +56,7 @@ class Ground:
 
     def around_now(self) -> Surroundings:
         """Return what a rung may look at, with the GPUs that have stopped answering."""
-        return dataclasses.replace(self.around, silent_gpus=self.gpus.silent())
+        return dataclasses.replace(self.around, broken_gpus=self.gpus.silent())
 
     def indices_of(self, plan: Plan) -> tuple[int, ...]:
         """Return the GPUs a plan runs on, in the order of its ranks; none on the CPU."""

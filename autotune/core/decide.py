@@ -1,5 +1,6 @@
 """Decides the next step of a run from its story and what is known of its surroundings."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,10 +130,13 @@ def _scene(beaten: Attempt, outlook: Outlook) -> Scene:
     if beaten.diagnosis is None:
         raise AssertionError("an attempt that is over has a diagnosis")
     held = (outlook.saved, *outlook.earlier) if outlook.saved else ()
+    cards = beaten.evidence.machine.cards if beaten.evidence else ()
+    broke = {c.index for c in cards if c.lost or c.uncorrected_errors or c.remap_failed}
+    broken = tuple(sorted(broke | set(outlook.around.broken_gpus)))
     return Scene(
         beaten.plan,
         beaten.diagnosis,
-        outlook.around,
+        dataclasses.replace(outlook.around, broken_gpus=broken),
         tuple(saved.step for saved in held),
         0 if beaten.launch.carry.conversions else beaten.launch.checkpoint_step,
     )

@@ -36,7 +36,7 @@ FACTS: dict[str, Callable[[Scene], bool]] = {
     "in_resume": _in(Phase.RESUME),
     "in_optimizer_step": _in(Phase.STEP),
     "op_missing": _shown("offload_op_missing", "offload_optimizer_half_built"),
-    "native_crash": _shown("native_crash", "signal"),
+    "native_crash": _shown("native_crash"),
     "access_refused": _shown("hub_refused"),
     "toolkit_missing": _shown("toolkit_missing"),
     "offloading": lambda scene: scene.plan.offload_optimizer or scene.plan.offload_param,

@@ -35,7 +35,7 @@ class Surroundings:
     has_evaluation: bool = False
     platform: str = "linux"  # "linux", "wsl" or "tegra"
     gpus: tuple[int, ...] = ()  # the job's GPUs by NVML's index, in the order of the ranks
-    silent_gpus: tuple[int, ...] = ()  # those of them that do not answer NVML now
+    broken_gpus: tuple[int, ...] = ()  # those of them that do not answer, or broke in the attempt
 
 
 @dataclass(frozen=True)

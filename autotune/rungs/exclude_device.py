@@ -8,7 +8,7 @@ def _broken(scene: Scene) -> tuple[int, ...]:
     """Return the GPUs in use that do not answer, else the one of the rank that failed."""
     used = tuple(gpu for gpu in scene.around.gpus if gpu not in scene.plan.excluded)
     used = used[: scene.plan.world_size]
-    silent = tuple(gpu for gpu in used if gpu in scene.around.silent_gpus)
+    silent = tuple(gpu for gpu in used if gpu in scene.around.broken_gpus)
     rank = scene.diagnosis.rank
     return silent or (used[rank : rank + 1] if rank is not None else ())
 

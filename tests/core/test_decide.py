@@ -7,6 +7,7 @@ import pytest
 
 from autotune.core.carry import CarryKind
 from autotune.core.decide import Outlook, Saved, next_step
+from autotune.core.evidence import Card, Machine
 from autotune.core.failure import Failure, Phase
 from autotune.core.history import Attempt, Story
 from autotune.core.plan import Plan
@@ -220,6 +221,14 @@ def test_an_offload_the_job_itself_asked_for_is_dropped() -> None:
     story = builders.story(builders.attempt(1, plan, Failure.OFFLOAD_DEVICE))
     step = launched(next_step(story, outlook(start=plan)))
     assert (rung_of(step), step.plan) == ("drop_offload", PLAN)
+
+
+def test_a_card_whose_memory_broke_is_left_out_whatever_rank_spoke() -> None:
+    machine = Machine(cards=(Card(3, uncorrected_errors=2), Card(2, slowed_by=("heat",))))
+    broken = builders.attempt(1, PLAN, Failure.GPU_HARDWARE, machine=machine)
+    look = outlook(around=builders.around(gpus=(2, 3)))
+    step = launched(next_step(builders.story(broken), look))
+    assert (rung_of(step), step.plan.excluded, step.plan.world_size) == ("exclude_device", (3,), 1)
 
 
 def test_a_stop_comes_before_everything_that_was_not_begun() -> None:

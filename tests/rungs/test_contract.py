@@ -79,7 +79,7 @@ def scenes(draw: st.DrawFn) -> Scene:
         has_evaluation=draw(st.booleans()),
         platform=draw(st.sampled_from(["linux", "wsl", "tegra"])),
         gpus=gpus,
-        silent_gpus=tuple(draw(st.lists(st.sampled_from(gpus), unique=True, max_size=2))),
+        broken_gpus=tuple(draw(st.lists(st.sampled_from(gpus), unique=True, max_size=2))),
     )
     why = builders.diagnosis(
         draw(st.sampled_from(Failure)),

@@ -16,7 +16,7 @@ def broken(rank: int | None = None, silent: tuple[int, ...] = (), **plan: Any) -
     """Return a plan on as many GPUs as it has ranks, one of which failed."""
     of = builders.plan(**{"world_size": 4, "micro_batch": 4, **plan})
     gpus = tuple(range(of.world_size + len(of.excluded)))
-    where = builders.around(gpus=gpus, silent_gpus=silent)
+    where = builders.around(gpus=gpus, broken_gpus=silent)
     return builders.scene(of, builders.diagnosis(Failure.GPU_HARDWARE, rank=rank), where)
 
 
