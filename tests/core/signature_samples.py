@@ -56,7 +56,8 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
             "RuntimeError: Ninja is required to load C++ extensions",
             "RuntimeError: Failed to find C compiler. Please specify via CC",
         ],
-        ["CUDA_HOME is /usr/local/cuda", "ninja: build stopped: subcommand failed.", "C compiler found: gcc"],
+        ["CUDA_HOME is /usr/local/cuda", "ninja: build stopped: subcommand failed.",
+         "C compiler found: gcc"],
     ),
     "thread_refused": (["RuntimeError: can't start new thread"], ["starting new thread"]),
     "kernel_oom_kill": (

@@ -15,6 +15,16 @@ class FakeNvml:
     class NVMLError(Exception):
         """What NVML raises for a GPU that is not there."""
 
+    def __getattr__(self, name: str) -> object:
+        """Return a number for a constant, and for what these cards do not know one that raises."""
+        if not name.startswith(("nvmlDevice", "nvmlEventSet")):
+            return 0
+
+        def unsupported(*_: object) -> None:
+            raise self.NVMLError(f"{name} is not supported")
+
+        return unsupported
+
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         """Return one more than the highest index."""
         return max(PRESENT) + 1
