@@ -18,6 +18,8 @@ from autotune.core.record import (
     Prove,
     Proved,
 )
+from autotune.core.rhythm import Work
+from autotune.core.stack import Stack
 from autotune.core.view import View
 
 
@@ -103,6 +105,16 @@ class Channel(Protocol):
         """What the events add up to."""
         ...
 
+    @property
+    def output_bytes(self) -> int:
+        """How much output was read so far."""
+        ...
+
+    @property
+    def output_lines(self) -> int:
+        """How many lines of it were complete."""
+        ...
+
     def poll(self) -> None:
         """Read what is new; never raises, whatever was written."""
         ...
@@ -165,6 +177,14 @@ class Live(Protocol):
 
     def rank_died(self) -> bool:
         """Return whether a rank is gone that did not say it was done."""
+        ...
+
+    def work(self) -> Work:
+        """Return what its processes can be seen doing; never raises."""
+        ...
+
+    def take_stacks(self) -> tuple[Stack, ...]:
+        """Return what every rank is doing, and lay it into the attempt's folder; never raises."""
         ...
 
     def ask_save(self, by: str) -> None:

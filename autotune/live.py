@@ -1,6 +1,9 @@
 """One started attempt: its processes, what it says, what it holds, and how it is spoken to."""
 
 from autotune.core.evidence import Gap
+from autotune.core.rhythm import Work
+from autotune.core.signature import Signatures
+from autotune.core.stack import Stack, with_waiting
 from autotune.edges import Clock
 from autotune.world.cgroup import Cgroup
 from autotune.world.channel import AttemptChannel
@@ -9,6 +12,8 @@ from autotune.world.host import MemorySampler
 from autotune.world.process import RunningAttempt, process_alive
 from autotune.world.run_folder import RunFolder
 from autotune.world.shared_memory import sweep
+from autotune.world.stacks import StackTaker
+from autotune.world.work import work_of
 
 RELEASE_POLL_SECONDS = 0.5
 
@@ -28,6 +33,8 @@ class LiveAttempt:
         clock: Clock,
         release_seconds: float,
         shared_prefix: str,
+        stacks: StackTaker,
+        signatures: Signatures,
     ) -> None:
         """Hold the parts together."""
         self.attempt = attempt
@@ -40,6 +47,8 @@ class LiveAttempt:
         self._clock = clock
         self._release_seconds = release_seconds
         self._shared_prefix = shared_prefix
+        self._stacks = stacks
+        self._signatures = signatures
 
     @property
     def child(self) -> RunningAttempt:
@@ -57,6 +66,15 @@ class LiveAttempt:
             rank not in view.ended and not process_alive(pid) for rank, pid in view.ranks.items()
         )
 
+    def work(self) -> Work:
+        """Return what its processes can be seen doing."""
+        return work_of(self.child.alive(), self.sampler.latest_bytes)
+
+    def take_stacks(self) -> tuple[Stack, ...]:
+        """Return what every rank is doing, with what its stack says it waits for."""
+        taken = self._stacks.take(self.channel.view.ranks, self.child.alive())
+        return tuple(with_waiting(stack, self._signatures) for stack in taken)
+
     def ask_save(self, by: str) -> None:
         """Tell the ranks to save at the next step boundary and end."""
         self._folder.tell_ranks_to_stop(by)
@@ -67,7 +85,7 @@ class LiveAttempt:
         Memory of the host is back when its processes are gone; a GPU's driver takes a moment more.
         """
         sweep(self._shared_prefix)
-        gaps = list(self._sweep_cgroup())
+        gaps = [*self._stacks.gaps(), *self._sweep_cgroup()]
         pids = tuple(self.channel.view.ranks.values())
         deadline = self._clock.monotonic() + self._release_seconds
         while self._gpus.use(pids)[0]:

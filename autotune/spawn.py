@@ -23,6 +23,7 @@ from autotune.world.files import make_folder, read_json, write_json, write_text
 from autotune.world.host import MemorySampler
 from autotune.world.process import RunningAttempt
 from autotune.world.shared_memory import prefix_of
+from autotune.world.stacks import StackTaker
 
 TRAINER = Path(child.__file__).parent / "finetune.py"
 
@@ -52,9 +53,8 @@ class Spawner:
     ) -> LiveAttempt:
         ground = self._ground
         shutil.rmtree(folder, ignore_errors=True)  # of a start that never came to be
-        make_folder(folder)
-        make_folder(folder / "events")
-        make_folder(ground.folder.ops)
+        for made in (folder, folder / "events", folder / "stacks", ground.folder.ops):
+            make_folder(made)
         if ground.folder.stop_asked_by() is None:
             ground.folder.clear_stop()  # of an order that was for the ranks before these
         ops_cache.clear_locks(ground.folder.ops)
@@ -110,6 +110,7 @@ class Spawner:
         return LiveAttempt(
             attempt, running, channel, sampler, ground.folder, gpus, cgroup,
             self._clock, ground.policy.limits.release, prefix_of(folder),
+            StackTaker(folder / "stacks", ground.folder.ops, ground.python), ground.signatures,
         )  # fmt: skip
 
     def setting(

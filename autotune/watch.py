@@ -5,7 +5,8 @@ import dataclasses
 from autotune.core.decide import Saved
 from autotune.core.evidence import Evidence, Gap
 from autotune.core.policy import Thresholds
-from autotune.core.vigil import Act, Glance, Vigil, watch_over
+from autotune.core.rhythm import Pulse
+from autotune.core.vigil import Act, Glance, Vigil, looked, watch_over
 from autotune.edges import Asked, Clock, Exit, Live, Teller
 
 POLL_SECONDS = 1.0
@@ -28,7 +29,7 @@ def watch(
     """
     began = clock.monotonic()
     try:
-        ended, by_us = _until_it_ends(live, attempt, asked, clock, limits, seconds_left, tell)
+        ended, vigil = _until_it_ends(live, attempt, asked, clock, limits, seconds_left, tell)
     except BaseException:
         live.child.end(limits.term_grace)  # trouble of our own leaves nothing that nobody watches
         raise
@@ -37,7 +38,10 @@ def watch(
     gaps = live.settle()
     if not gone:
         gaps += (Gap("processes", "some of the attempt outlived SIGKILL"),)
-    return gather(live, attempt, ended, by_us, clock.monotonic() - began, gaps)
+    seen = gather(live, attempt, ended, vigil.ended_by_us, clock.monotonic() - began, gaps)
+    return dataclasses.replace(
+        seen, stall=vigil.stall, stacks=vigil.stacks, diverged=vigil.diverged
+    )
 
 
 def _until_it_ends(
@@ -48,8 +52,8 @@ def _until_it_ends(
     limits: Thresholds,
     seconds_left: float | None,
     tell: Teller,
-) -> tuple[Exit | None, str | None]:
-    """Return how the launcher ended, when it did by itself, and why we ended it, when we did."""
+) -> tuple[Exit | None, Vigil]:
+    """Return how the launcher ended, when it did by itself, and what was noticed meanwhile."""
     began = clock.monotonic()
     vigil, polls = Vigil(), 0
     while (ended := live.child.poll()) is None:
@@ -64,18 +68,40 @@ def _until_it_ends(
             hurry=interrupts.hurry,
             rank_died=live.rank_died(),
             seconds_left=None if seconds_left is None else seconds_left - (now - began),
+            pulse=_pulse(live, vigil, limits),
+            diverged=live.channel.view.course.diverged(limits.diverged_steps),
         )
         vigil, act = watch_over(vigil, glance, limits)
+        if act is Act.LOOK:
+            lines = live.channel.output_lines
+            vigil, act, said = looked(vigil, live.take_stacks(), lines, limits)
+            if said is not None:
+                tell.note(said)
         if act is Act.ASK_SAVE:
             by = interrupts.stop_by or "the job's wall limit"
             tell.note(f"asked to stop by {by}: saving at the next step; once more ends at once")
             live.ask_save(by)
+        if act is Act.END and vigil.asked_at is not None:
+            # They were asked to save and did not: where they stand is gone with them.
+            vigil = dataclasses.replace(vigil, stacks=live.take_stacks())
         if act in (Act.END, Act.KILL):
             live.child.end(limits.term_grace, hurry=act is Act.KILL)
             break
         polls += 1
         clock.sleep(FIRST_POLLS_SECONDS if polls <= QUICK_POLLS else POLL_SECONDS)
-    return ended, vigil.ended_by_us
+    return ended, vigil
+
+
+def _pulse(live: Live, vigil: Vigil, limits: Thresholds) -> Pulse:
+    view = live.channel.view
+    return Pulse(
+        marks=view.marks,
+        phase=view.phase,
+        reports=bool(view.ranks),
+        stepped=view.step is not None,
+        output_bytes=live.channel.output_bytes,
+        work=live.work() if vigil.rhythm.wants_work(limits) else None,
+    )
 
 
 def by_files(evidence: Evidence, saved: Saved | None) -> Evidence:

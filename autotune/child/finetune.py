@@ -11,6 +11,7 @@ Training rows are JSON lines of one of three shapes: {"messages": [{"role", "con
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import functools
 import hashlib
 import importlib.metadata
@@ -20,6 +21,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -38,6 +40,7 @@ IDS_IN_EVENT = 256
 PACKABLE_ATTENTION = ("sdpa", "eager")
 COMPLETE_MARK = "autotune-complete.json"
 WATCH_SECONDS = 0.05
+STACK_SIGNAL = signal.SIGRTMIN + 7  # on which a rank writes where each of its threads stands
 
 
 class SettingsError(Exception):
@@ -196,6 +199,20 @@ class Reporter:
             traceback=text[-8000:],
             memory=self.memory(),
         )
+
+
+def answer_with_stacks(events: Path, rank: int) -> None:
+    """On STACK_SIGNAL write the stacks of all threads into the folder a supervisor made for them.
+
+    The handler runs in C, so it also answers from within a collective that never returns.
+    """
+    path = events.parent / "stacks" / f"rank{rank}.txt"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.write(descriptor, f"main thread 0x{threading.main_thread().ident:x}\n".encode())
+        faulthandler.register(STACK_SIGNAL, file=descriptor, all_threads=True)
+    except OSError:  # no supervisor, or no room: a stack is evidence, the training is the work
+        pass
 
 
 def plain_number(value: float | None) -> float | str | None:
@@ -1091,6 +1108,7 @@ class StepWatch:
             samples=ids,
             memory=trainer.reporter.memory(),
             max_length=trainer.step_longest,
+            skipped_steps=getattr(trainer.model_wrapped, "skipped_steps", None),
         )
         if args.process_index == 0:
             print(
@@ -1302,6 +1320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = load_settings(given.settings)
     channel = settings["channel"]
     reporter = Reporter(Path(channel["events"]), rank, channel["attempt"])
+    answer_with_stacks(Path(channel["events"]), rank)
     reporter.emit("start", pid=os.getpid(), versions=installed_versions())
     try:
         run(settings, reporter, rank, world_size)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 from autotune.core.failure import Failure, Phase, Role, Trait
+from autotune.core.stack import Stack
+from autotune.core.stall import Stall
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Evidence:
     attempt: int
     exit_code: int | None = None  # of the launcher, as the shell would show it (128 + signal)
     signal: int | None = None  # that ended the launcher itself
-    ended_by_us: str | None = None  # why autotune ended it, when it did: stop, limit, rank_died …
+    ended_by_us: str | None = None  # why autotune ended it, if it did: stop, wall, rank_died, hang
     finished: bool = False  # by the files the training left, never by its exit code
     step: int | None = None  # last optimizer step reported
     total_steps: int | None = None
@@ -162,6 +164,9 @@ class Evidence:
     seconds: float | None = None
     gaps: tuple[Gap, ...] = ()
     machine: Machine = field(default_factory=Machine)
+    stall: Stall | None = None  # the silence for which autotune ended it
+    stacks: tuple[Stack, ...] = ()  # of every rank, taken before it was ended
+    diverged: str | None = None  # the sentence why it learned nothing any more
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,13 @@ class Thresholds(_Strict):
     term_grace: Seconds = Field(description="between SIGTERM and SIGKILL")
     release: Seconds = Field(description="longest wait for the memory of a dead attempt")
     cuda_context: Bytes = Field(description="taken outside the allocator's cap on each GPU")
+    silence_start: Seconds = Field(description="explained before the first step, without work")
+    silence_step: Seconds = Field(description="explained between two steps, at least")
+    silence_aside: Seconds = Field(description="explained in evaluation, saving and at the end")
+    silence_factor: int = Field(ge=2, description="times the longest silence so far is explained")
+    stack_pause: Seconds = Field(description="between two looks at the stacks of a silent training")
+    stall_looks: int = Field(ge=0, description="times a silence that moves gets twice as long")
+    diverged_steps: int = Field(ge=2, description="steps in a row without a finite loss")
 
 
 class Rule(_Strict):

@@ -8,7 +8,7 @@ from autotune.core.failure import Failure, Phase, Role
 from autotune.core.frame import frame_of, is_frame
 from autotune.core.line import Line, clean
 from autotune.core.oom_message import has_figures, parse_oom
-from autotune.core.signature import FRAME, Found, Signature, Signatures
+from autotune.core.signature import Found, Signature, Signatures
 
 MOST_TEXT = 300  # of a sign, as kept
 FIRST_KEPT = 3  # of one signature on one rank; the latest is kept as well
@@ -31,7 +31,7 @@ _INSTALLED = re.compile(
 # What is said below this level goes on: of itself it ended nothing.
 _LEVEL = re.compile(
     r"^.{0,100}?(?:(?<!NCCL )\b(?:WARNING|WARN|INFO|DEBUG)\b|\b[A-Z]\w{0,40}Warning: )"
-    r"|^\[?[WI]\d{0,4} "
+    r"|^\[?[WI]\d{0,4} |^.{0,40}?\[[IWD]\] "
 )
 # Loggers report these calmly, and they end a training all the same.
 _SAID_CALMLY = frozenset({
@@ -92,7 +92,6 @@ class Scanner:
             self._read_frame(frame, traceback)
             return []
         found = self._signatures.search(line.text)
-        found = [item for item in found if item.signature.where != FRAME]
         raised = _raises(found) or (traceback is not None and _ends(line.text, traceback))
         signs = [self._sign(item, line, traceback, raised) for item in _weed(found)]
         kept = [sign for sign in signs if sign is not None]
@@ -140,7 +139,7 @@ class Scanner:
         return quoted and not is_frame(line.text)
 
     def _read_frame(self, text: str, traceback: _Traceback) -> None:
-        found = self._signatures.search(text)
+        found = self._signatures.of_frames.search(text)
         phases = [item.signature.phase for item in found if item.signature.phase]
         traceback.framed = True
         if phases and traceback.phase is None:

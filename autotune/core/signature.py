@@ -9,8 +9,8 @@ from autotune.core.failure import Failure, Phase, Role
 from autotune.core.pattern import compile_pattern, required_words, word_finder, words_within
 
 CPU, CUDA = "cpu", "cuda"
-FRAME = "frame"
 CALMING = "frightening_but_healthy"
+OUTPUT, FRAME, STACK = "output", "frame", "stack"  # where the words are looked for
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Signature:
     careful: str
     phase: Phase | None = None
     device: str | None = None  # matches only for a job on this device; unknown counts as cuda
-    where: str | None = None  # "frame": in the frames of tracebacks only
+    where: str = OUTPUT  # or in the frames of tracebacks, or in the stacks of a silent training
     cure: str = ""  # one thing a person can do, as a version to install
 
     @property
@@ -53,11 +53,13 @@ class Found:
 class Signatures:
     """All signatures that apply to one job; their order never matters."""
 
-    def __init__(self, entries: Iterable[Signature], device: str | None = None) -> None:
+    def __init__(
+        self, entries: Iterable[Signature], device: str | None = None, where: str = OUTPUT
+    ) -> None:
         """Check every pattern and derive the words without which none needs to be tried."""
         self.entries = tuple(entries)
         self.device = device
-        self._gates = _gates(applicable(self.entries, device))
+        self._gates = _gates(applicable(self.entries, device, where))
         self._ungated = self._gates.pop("", ())
         self._finder = word_finder(self._gates)
         self._within = words_within(self._gates)
@@ -74,18 +76,30 @@ class Signatures:
                 found[signature.name] = Found(signature, match)
         return [found[name] for name in sorted(found)]
 
+    @cached_property
+    def of_frames(self) -> "Signatures":
+        """The same entries, searched in the frames of tracebacks instead of lines of output."""
+        return Signatures(self.entries, self.device, FRAME)
+
+    @cached_property
+    def of_stacks(self) -> "Signatures":
+        """The same entries, searched in the frames of a living process instead of its output."""
+        return Signatures(self.entries, self.device, STACK)
+
     def named(self, name: str) -> Signature | None:
         """Return the signature of that name, if this job has it."""
         return next((entry for entry in self.entries if entry.name == name), None)
 
 
-def applicable(entries: Iterable[Signature], device: str | None) -> Iterator[Signature]:
-    """Yield the signatures that hold for a job on `device`.
+def applicable(
+    entries: Iterable[Signature], device: str | None, where: str = OUTPUT
+) -> Iterator[Signature]:
+    """Yield the signatures that hold for a job on `device`, and for the place named.
 
     Where nothing is known of the job its words are read as those of a job on a GPU.
     """
     wanted = device or CUDA
-    return (entry for entry in entries if entry.device in (None, wanted))
+    return (e for e in entries if e.device in (None, wanted) and e.where == where)
 
 
 def _gates(entries: Iterable[Signature]) -> dict[str, tuple[_Try, ...]]:

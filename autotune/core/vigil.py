@@ -1,16 +1,20 @@
 """Decides, moment by moment, whether a running attempt is left alone, told to save, or ended."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from autotune.core.policy import Thresholds
+from autotune.core.rhythm import Pulse, Rhythm, beat
+from autotune.core.stack import Stack
+from autotune.core.stall import Stall, still_moving
 
 
 class Act(str, Enum):
     """What to do with the attempt now."""
 
     LEAVE = "leave"
+    LOOK = "look"  # take the stacks of every rank, and tell `looked`
     ASK_SAVE = "ask_save"  # at the next step boundary, then end by itself
     END = "end"  # SIGTERM, grace, SIGKILL
     KILL = "kill"
@@ -25,6 +29,16 @@ class Glance:
     hurry: bool = False
     rank_died: bool = False
     seconds_left: float | None = None  # of the run's wall limit
+    pulse: Pulse = field(default_factory=Pulse)
+    diverged: str | None = None  # why it learns nothing any more
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """The first of two looks into a silence."""
+
+    at: float
+    stacks: tuple[Stack, ...]
 
 
 @dataclass(frozen=True)
@@ -33,11 +47,17 @@ class Vigil:
 
     asked_at: float | None = None
     rank_died_at: float | None = None
-    ended_by_us: str | None = None  # stop | wall | rank_died (a death of its own)
+    ended_by_us: str | None = None  # stop | wall | rank_died (a death of its own) | hang | diverged
+    rhythm: Rhythm = field(default_factory=Rhythm)
+    doubt: Doubt | None = None
+    stall: Stall | None = None
+    stacks: tuple[Stack, ...] = ()  # the newest taken
+    diverged: str | None = None
 
 
 def watch_over(vigil: Vigil, glance: Glance, limits: Thresholds) -> tuple[Vigil, Act]:
     """Return what is known now and what to do about it."""
+    vigil = dataclasses.replace(vigil, rhythm=beat(vigil.rhythm, glance.at, glance.pulse))
     if glance.hurry:
         return dataclasses.replace(vigil, ended_by_us="stop"), Act.KILL
     if vigil.asked_at is not None:
@@ -52,4 +72,45 @@ def watch_over(vigil: Vigil, glance: Glance, limits: Thresholds) -> tuple[Vigil,
             return dataclasses.replace(vigil, rank_died_at=glance.at), Act.LEAVE
         if glance.at - vigil.rank_died_at >= limits.rank_grace:
             return dataclasses.replace(vigil, ended_by_us="rank_died"), Act.END
+        return vigil, Act.LEAVE
+    if vigil.asked_at is not None:
+        return vigil, Act.LEAVE  # the grace for saving is the only limit now
+    if glance.diverged is not None:
+        return dataclasses.replace(vigil, ended_by_us="diverged", diverged=glance.diverged), Act.END
+    return _listen(vigil, glance, limits)
+
+
+def looked(
+    vigil: Vigil, stacks: tuple[Stack, ...], lines: int, limits: Thresholds
+) -> tuple[Vigil, Act, str | None]:
+    """Return what the stacks just taken add, what to do, and a note for people.
+
+    `lines` is how much output was read by now.
+    """
+    rhythm = vigil.rhythm
+    at = rhythm.at or 0.0
+    vigil = dataclasses.replace(vigil, stacks=stacks)
+    if vigil.doubt is None:
+        return dataclasses.replace(vigil, doubt=Doubt(at, stacks)), Act.LEAVE, None
+    moving = still_moving(vigil.doubt.stacks, stacks, at - vigil.doubt.at)
+    stall = Stall(
+        doing=rhythm.pulse.doing.value,
+        silent_seconds=round(rhythm.silent, 1),
+        explained_seconds=round(rhythm.explained(limits), 1),
+        lines=lines,
+        looks=rhythm.patience,
+        moving=moving,
+    )
+    if moving is not None and rhythm.patience < limits.stall_looks:
+        patient = dataclasses.replace(rhythm, patience=rhythm.patience + 1)
+        said = f"silent for {stall.silent_seconds:.0f} s {stall.doing}, yet {moving}: left alone"
+        return dataclasses.replace(vigil, rhythm=patient, doubt=None), Act.LEAVE, said
+    return dataclasses.replace(vigil, ended_by_us="hang", stall=stall), Act.END, None
+
+
+def _listen(vigil: Vigil, glance: Glance, limits: Thresholds) -> tuple[Vigil, Act]:
+    if not vigil.rhythm.is_broken(limits):
+        return (vigil if vigil.doubt is None else dataclasses.replace(vigil, doubt=None)), Act.LEAVE
+    if vigil.doubt is None or glance.at - vigil.doubt.at >= limits.stack_pause:
+        return vigil, Act.LOOK
     return vigil, Act.LEAVE

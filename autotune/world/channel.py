@@ -21,6 +21,16 @@ class AttemptChannel:
         self._output = OutputTail(folder / "output.log", self._scanner.feed, log_bytes)
         self._events = EventFolder(folder / "events")
 
+    @property
+    def output_bytes(self) -> int:
+        """How much output was read so far, skipped parts included."""
+        return self._output.offset
+
+    @property
+    def output_lines(self) -> int:
+        """How many lines of it were complete."""
+        return self._output.lines
+
     def poll(self) -> None:
         """Read what is new, within bounds."""
         self._output.poll()

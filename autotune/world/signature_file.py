@@ -13,7 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from autotune.core.failure import Failure, Phase, Role
 from autotune.core.fault import Fault, InputError
 from autotune.core.pattern import PatternError, compile_pattern
-from autotune.core.signature import CPU, CUDA, FRAME, Signature, Signatures
+from autotune.core.signature import CPU, CUDA, FRAME, OUTPUT, STACK, Signature, Signatures
 from autotune.world.policy_folder import SIGNATURES, policy_folder
 
 _REQUIRED = ("name", "failure", "role", "patterns", "means", "careful")
@@ -118,11 +118,11 @@ class _Entry:
             raise self.fault(f"unknown device {value!r}", "device", "write cpu or cuda")
         return None if value is None else str(value)
 
-    def where(self) -> str | None:
-        value = self.entry.get("where")
-        if value not in (None, FRAME):
-            raise self.fault(f"unknown where {value!r}", "where", f"write {FRAME} or leave it out")
-        return None if value is None else str(value)
+    def where(self) -> str:
+        value = self.entry.get("where", OUTPUT)
+        if value not in (OUTPUT, FRAME, STACK):
+            raise self.fault(f"unknown place {value!r}", "where", "write output, frame or stack")
+        return str(value)
 
     def patterns(self) -> tuple[str, ...]:
         values = self.entry["patterns"]

@@ -28,6 +28,13 @@ limits:
   term_grace: 10s
   release: 60s
   cuda_context: 600MiB
+  silence_start: 30m
+  silence_step: 10m
+  silence_aside: 30m
+  silence_factor: 10
+  stack_pause: 10s
+  stall_looks: 5
+  diverged_steps: 50
 rules:
   - when: device_oom
     and: [on_gpu]

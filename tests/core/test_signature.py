@@ -5,7 +5,7 @@ import time
 import pytest
 
 from autotune.core.failure import Failure, Role
-from autotune.core.signature import CPU, CUDA, Signatures, applicable
+from autotune.core.signature import CPU, CUDA, FRAME, OUTPUT, STACK, Signatures, applicable
 from autotune.world.signature_file import load_signatures
 from tests.core.signature_samples import SAMPLES
 
@@ -14,8 +14,10 @@ MATCHES = [(name, line) for name, (lines, _) in SAMPLES.items() for line in line
 MISSES = [(name, line) for name, (_, lines) in SAMPLES.items() for line in lines]
 
 
-def found(line: str, signatures: Signatures = SIGNATURES) -> list[str]:
-    return [item.signature.name for item in signatures.search(line)]
+def found(line: str) -> list[str]:
+    """Search the line as one of output, of a traceback's frames and of a stack's."""
+    places = (SIGNATURES, SIGNATURES.of_frames, SIGNATURES.of_stacks)
+    return sorted(item.signature.name for place in places for item in place.search(line))
 
 
 @pytest.mark.parametrize(("name", "line"), MATCHES)
@@ -36,7 +38,8 @@ def test_there_are_as_many_near_misses_as_matches() -> None:
 def test_the_derived_filter_loses_nothing(line: str) -> None:
     plainly = sorted(
         entry.name
-        for entry in applicable(SIGNATURES.entries, CPU)
+        for where in (OUTPUT, FRAME, STACK)
+        for entry in applicable(SIGNATURES.entries, CPU, where)
         if any(pattern.search(line) for pattern in entry.compiled)
     )
     assert found(line) == plainly

@@ -1,11 +1,9 @@
 """When a running attempt is left alone, told to save, or ended."""
 
-from autotune.core.policy import Thresholds
 from autotune.core.vigil import Act, Glance, Vigil, watch_over
+from tests import builders
 
-LIMITS = Thresholds(
-    same_cause=1, stop_grace=600.0, rank_grace=30.0, term_grace=10.0, release=60.0, cuda_context=0
-)
+LIMITS = builders.shipped().limits
 
 
 def acts(*glances: Glance) -> tuple[list[Act], Vigil]:

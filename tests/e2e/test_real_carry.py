@@ -18,7 +18,8 @@ POLICY = """
 name: stages
 summary: another ZeRO stage, and nothing else
 limits: {same_cause: 3, stop_grace: 5m, rank_grace: 30s, term_grace: 5s, release: 5s,
-         cuda_context: 0}
+         cuda_context: 0, silence_start: 30m, silence_step: 10m, silence_aside: 30m,
+         silence_factor: 10, stack_pause: 10s, stall_looks: 5, diverged_steps: 50}
 rules:
   - {when: device_oom, try: [zero_up], spend: "yes", why: a test}
   - {when: anything, try: [], spend: "no", why: a test}

@@ -8,9 +8,13 @@ FAST_STORY in its environment is JSON: {"total": steps, "fits": {"0": 4}, "secon
 from step K on, a micro-batch above fits[K] is refused as the CPU allocator refuses. "say" is
 printed at start, "share" leaves shared memory behind, "flood" [kind, MiB] makes rank 0 print
 junk, "hang_on_term" makes ranks ignore SIGTERM, "eat" takes MiB of memory while the micro-batch
-is above "eat_above", "fail_at" {"attempt:step": "words"} raises words at that moment,
-"unreadable_in" [attempts] cannot read the checkpoint they start from, and "stale" makes every
-attempt fail that finds an extension which an earlier run has compiled.
+is above "eat_above", "fail_at" {"attempt:step": "words"} raises words at that moment, "lost_from"
+{"attempt": step} reports a loss that is no number from there on. "hang_at" {"attempt:step": kind}
+hangs for ever: stopped (rank 1, by SIGSTOP), build_lock, elsewhere (rank 0, while rank 1 waits for
+it) or, as attempt 0, in the proof. "slow_at" {"step": [kind, seconds]} only takes long: step,
+first_step (writing all the while), loop (at changing lines), eval or save. In the attempts of
+"unreadable_in" the checkpoint they start from cannot be read; "stale" makes every attempt fail that
+finds an extension which an earlier run has compiled.
 """
 
 import json
@@ -21,11 +25,42 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from autotune.child.finetune import answer_with_stacks
 
 VERSIONS = {
     "torch": os.environ.get("FAST_TORCH", "2.13.0+cpu"), "transformers": "5.23.0",
     "peft": "0.21.2", "deepspeed": "0.19.8", "bitsandbytes": "0.50.2", "accelerate": "1.15.0",
 }  # fmt: skip
+
+
+def named_as(file: str, source: str) -> dict[str, Any]:
+    """Return the functions of `source`, whose frames look as if they stood in `file`."""
+    held: dict[str, Any] = {}
+    exec(compile(source, f"/venv/site-packages/{file}", "exec"), held)
+    return held
+
+
+COLLECTIVE = named_as(
+    "torch/distributed/distributed_c10d.py",
+    """
+import time
+def all_reduce(done):
+    while not done():
+        time.sleep(0.01)
+""",
+)
+BATON = named_as(
+    "torch/utils/file_baton.py",
+    """
+import time
+def wait(lock):
+    while lock.exists():
+        time.sleep(0.01)
+""",
+)
 
 
 def main() -> int:
@@ -81,6 +116,16 @@ def convert(request: dict[str, str]) -> int:
     return 0
 
 
+def turning(seed: float) -> float:
+    """Compute something, with other lines on the stack from one moment to the next."""
+    found = seed
+    for _ in range(1000):
+        found = abs(found * 1.1 - 1)
+        found = min(found, 1e6)
+        found = max(found, 1e-6)
+    return found
+
+
 class Rank:
     """One rank; only rank 0 trains, the others live as long as it does."""
 
@@ -103,14 +148,21 @@ class Rank:
 
     def run(self) -> int:
         """Train, or wait for the rank that does."""
+        answer_with_stacks(self.events, self.rank)
         self.emit("start", pid=os.getpid(), versions=VERSIONS)
         self.emit("phase", phase="load", memory={"data_bytes": 10**8})
         if self.rank:
-            while (said := self.last_of_rank_0()) not in ("finished", "stopped", "proven"):
-                time.sleep(0.01)
-            self.emit(said, step=self.total)
+            COLLECTIVE["all_reduce"](self.rank_0_is_done)
+            self.emit(self.last_of_rank_0(), step=self.total)
             return 0
         return self.steps()
+
+    def rank_0_is_done(self) -> bool:
+        """Return whether rank 0 has ended; stop for ever at the moment the story says so."""
+        last = self.last_of_rank_0()
+        if last == "stop_yourself":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return last in ("finished", "stopped", "proven")
 
     def last_of_rank_0(self) -> str:
         """Return the kind of what rank 0 said last."""
@@ -129,6 +181,7 @@ class Rank:
             state = Path(self.train["checkpoints"]["resume"]) / "trainer_state.json"
             first = json.loads(state.read_text())["global_step"]
         if self.train["mode"] == "prove":
+            self.hang(self.story.get("hang_at", {}).get("0:0"))
             self.emit("proven", step=first, loss=1.0, eval_loss=1.1)
             return 0
         if self.attempt in self.story.get("unreadable_in", []):
@@ -156,9 +209,39 @@ class Rank:
         self.emit("finished", step=total, total=total)
         return 0
 
+    def hang(self, kind: str | None) -> None:
+        """Hang for ever in this way, or not at all."""
+        if kind == "stopped":
+            self.emit("stop_yourself")
+            COLLECTIVE["all_reduce"](lambda: False)
+        elif kind == "build_lock":
+            lock = Path(os.environ["TORCH_EXTENSIONS_DIR"], "fused_adam", "lock")
+            lock.parent.mkdir(exist_ok=True)
+            lock.touch()
+            BATON["wait"](lock)
+        elif kind == "elsewhere":
+            time.sleep(10**6)
+
+    def dawdle(self, kind: str, seconds: float) -> None:
+        """Take long in this way, and get there."""
+        if kind in ("eval", "save"):
+            self.emit("phase", phase=kind)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if kind == "first_step":
+                (self.folder / "growing").write_bytes(b"x" * 2**24)
+            elif kind == "loop":
+                turning(time.monotonic())
+            time.sleep(0.05 if kind != "loop" else 0)
+        if kind in ("eval", "save"):
+            self.emit("phase", phase="train")
+
     def step(self, step: int, micro: int) -> None:
         """Run one optimizer step, or be refused."""
         time.sleep(self.story.get("seconds", 0.01))
+        self.hang(self.story.get("hang_at", {}).get(f"{self.attempt}:{step}"))
+        if str(step) in self.story.get("slow_at", {}):
+            self.dawdle(*self.story["slow_at"][str(step)])
         words = self.story.get("fail_at", {}).get(f"{self.attempt}:{step}")
         if words:
             self.fail(words, step)
@@ -171,8 +254,10 @@ class Rank:
             )  # fmt: skip
         size = self.train["batch"]["global"]
         samples = list(range((step - 1) * size, step * size))
+        lost = step >= self.story.get("lost_from", {}).get(str(self.attempt), step + 1)
+        loss = "nan" if lost else 10.0 / step
         self.emit(
-            "step", step=step, total=self.total, loss=10.0 / step, lr=1e-4, seconds=0.01,
+            "step", step=step, total=self.total, loss=loss, lr=1e-4, seconds=0.01,
             samples=samples, memory={"data_bytes": 10**8 * micro},
         )  # fmt: skip
 
