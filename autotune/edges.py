@@ -7,6 +7,7 @@ from typing import Protocol
 from autotune.core.decide import Saved
 from autotune.core.evidence import Evidence, Gap, Machine, Memory, RankException, Sign
 from autotune.core.history import Story
+from autotune.core.plan import Plan
 from autotune.core.record import (
     AttemptEnded,
     AttemptStarted,
@@ -200,6 +201,18 @@ class Stage(Protocol):
 
     def saved(self) -> Saved | None:
         """Return the newest complete checkpoint."""
+        ...
+
+    def earlier(self) -> tuple[Saved, ...]:
+        """Return the complete checkpoints before the newest one, newest first."""
+        ...
+
+    def free_bytes(self, plan: Plan) -> int | None:
+        """Return what is free on the fullest GPU of a plan; None: nobody can tell."""
+        ...
+
+    def clear_way(self, launch: Launch) -> None:
+        """Do what a rung needs done beside the plan; done twice, it is as done once."""
         ...
 
     def prepare(self, launch: Launch) -> Prepared | None:

@@ -1,5 +1,6 @@
 """Everything about a run that stays as it is while it runs, found out once at its start."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from autotune.core.plan import Device, Plan
 from autotune.core.policy import Policy
 from autotune.core.rung import Rung, Surroundings
 from autotune.core.signature import Signatures
+from autotune.frameworks.finetune import BLOCKING
 from autotune.frameworks.framework import Framework, Looked
 from autotune.launchers import deepspeed
 from autotune.world.gpu import Gpus
@@ -52,11 +54,26 @@ class Ground:
             return limit
         return max(0, limit - self.policy.limits.cuda_context)
 
+    def around_now(self) -> Surroundings:
+        """Return what a rung may look at, with the GPUs that have stopped answering."""
+        return dataclasses.replace(self.around, broken_gpus=self.gpus.silent())
+
+    def indices_of(self, plan: Plan) -> tuple[int, ...]:
+        """Return the GPUs a plan runs on, in the order of its ranks; none on the CPU."""
+        left = (index for index in self.gpu_indices if index not in plan.excluded)
+        return tuple(left)[: plan.world_size]
+
+    def gpus_of(self, plan: Plan) -> Gpus:
+        """Return the GPUs a plan runs on, to be asked."""
+        return self.gpus.only(self.indices_of(plan) or None)
+
     def environment(self, plan: Plan) -> dict[str, str]:
         """Return what a plan and the device put into the training's environment."""
         env = deepspeed.environment(self.device)
+        if plan.blocking_launches:
+            env[BLOCKING] = "1"
         settings = plan.allocator
-        total, limit = self.gpus.total_bytes(), self.allocator_limit
+        total, limit = self.gpus_of(plan).total_bytes(), self.allocator_limit
         torch = parse_version(self.versions.get("torch", "0"))
         if self.device == "cuda" and limit and total and torch >= FRACTION_SINCE:
             fraction = ("per_process_memory_fraction", f"{min(1.0, limit / total):.4f}")

@@ -13,7 +13,8 @@ from autotune.core.allocator import NEW_NAME, OLD_NAME, show
 from autotune.core.history import Story
 from autotune.core.known_good import as_json, launch_script, proof_file, story_comments
 from autotune.core.plan import Plan
-from autotune.frameworks.finetune import settings_with_plan, train_file
+from autotune.frameworks.finetune import BLOCKING, train_file
+from autotune.frameworks.finetune_at_plan import settings_with_plan
 from autotune.frameworks.framework import Setting
 from autotune.ground import Ground
 from autotune.launchers import deepspeed
@@ -32,7 +33,7 @@ def write_known_good(
     comments = story_comments(story, plan)
     train = relocatable(train_file(setting))
     argv = deepspeed.command(
-        ground.python, (trainer.name, "train.json"), plan.world_size, ground.gpu_indices,
+        ground.python, (trainer.name, "train.json"), plan.world_size, ground.indices_of(plan),
         RELAUNCH_PORT,
     )  # fmt: skip
     script = launch_script(
@@ -62,9 +63,16 @@ def known_good_job(ground: Ground, plan: Plan) -> str:
     job["settings"] = settings_with_plan(
         ground.job, dict(ground.looked.deepspeed), plan, str(ground.job_folder)
     )
+    env = dict(ground.job.env)
     if plan.allocator:
-        env = {k: v for k, v in ground.job.env.items() if k not in (NEW_NAME, OLD_NAME)}
-        job["env"] = {**env, NEW_NAME: show(plan.allocator)}
+        env = {k: v for k, v in env.items() if k not in (NEW_NAME, OLD_NAME)}
+        env[NEW_NAME] = show(plan.allocator)
+    if plan.blocking_launches:
+        env[BLOCKING] = "1"
+    if env != ground.job.env:
+        job["env"] = env
+    if plan.excluded:
+        job["devices"] = {**job.get("devices", {}), "use": list(ground.indices_of(plan))}
     if is_path(ground.job.policy):
         job["policy"] = str(find_policy(ground.job.policy, ground.job_folder))
     if ground.job.python:

@@ -1,14 +1,12 @@
 """Carries out what the loop decides: renders plans, converts checkpoints, starts and recovers."""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from autotune import child
 from autotune.core.carry import (
-    Carry,
     SavedShape,
     WantedShape,
     conversion_request,
@@ -18,7 +16,7 @@ from autotune.core.codec import to_plain
 from autotune.core.decide import Saved, shape_of
 from autotune.core.evidence import Evidence, Gap
 from autotune.core.failure import Role
-from autotune.core.fault import CannotLaunch, CannotRecord, Fault
+from autotune.core.fault import CannotRecord, Fault
 from autotune.core.history import Story
 from autotune.core.plan import Plan
 from autotune.core.proof import judge_proof
@@ -31,25 +29,20 @@ from autotune.core.record import (
     Prove,
     Proved,
 )
-from autotune.edges import Asked, Clock, Command, Teller
-from autotune.frameworks.framework import Setting
+from autotune.edges import Asked, Clock, Teller
 from autotune.ground import Ground
 from autotune.known_good import write_known_good
 from autotune.launchers import deepspeed
 from autotune.live import LiveAttempt
+from autotune.spawn import TRAINER, Spawner
 from autotune.watch import gather, watch
 from autotune.world import checkpoints, ops_cache
-from autotune.world.cgroup import Cgroup, make_cgroup
-from autotune.world.channel import AttemptChannel
 from autotune.world.conversion import convert
-from autotune.world.environment import child_environment, free_port
-from autotune.world.files import make_folder, write_json, write_text
-from autotune.world.host import MemorySampler
-from autotune.world.process import RunningAttempt, Survivors, boot_id, end_all
+from autotune.world.environment import child_environment
+from autotune.world.files import make_folder, write_json
+from autotune.world.process import Survivors, boot_id, end_all
 from autotune.world.shared_memory import prefix_of, sweep
-from autotune.world.stacks import StackTaker
 
-TRAINER = Path(child.__file__).parent / "finetune.py"
 CONVERTER = Path(child.__file__).parent / "convert.py"
 
 
@@ -62,14 +55,34 @@ class RunStage:
         self._clock = clock
         self._asked = asked
         self._tell = tell
+        self._spawner = Spawner(ground, clock, tell)
 
     def saved(self) -> Saved | None:
         """Return the newest complete checkpoint."""
         found = checkpoints.newest(self._ground.folder.checkpoints)
         if found is None:
             return None
-        name = str(found.path.relative_to(self._ground.folder.path))
-        return Saved(name, found.step, found.attempt)
+        return self._named(found)
+
+    def earlier(self) -> tuple[Saved, ...]:
+        """Return the complete checkpoints before the newest one, newest first."""
+        found = list(checkpoints.whole(self._ground.folder.checkpoints))
+        return tuple(self._named(one) for one in found[1:])
+
+    def free_bytes(self, plan: Plan) -> int | None:
+        """Return what is free on the fullest of the plan's GPUs; None: nobody can tell."""
+        return self._ground.gpus_of(plan).free_bytes()
+
+    def clear_way(self, launch: Launch) -> None:
+        """Set checkpoints aside and empty compiled extensions, as the launch says."""
+        ground = self._ground
+        for name in launch.set_aside:
+            place = checkpoints.set_aside(
+                ground.folder.path / name, f"attempt-{launch.attempt:03d}"
+            )
+            self._tell.note(f"{name} is set aside as {place.relative_to(ground.folder.path)}")
+        if launch.rebuild_ops:
+            ops_cache.forget(ground.folder.ops, ops_cache.cache_folder(ground.versions))
 
     def prepare(self, launch: Launch) -> Prepared | None:
         """Convert the checkpoint of `launch` into a staged copy; None when nothing is needed."""
@@ -101,13 +114,15 @@ class RunStage:
         """Start the attempt."""
         ground = self._ground
         folder = ground.folder.attempt(launch.attempt)
-        return self._spawn(launch.plan, launch.carry, launch.attempt, folder, resume, "train")
+        return self._spawner.spawn(
+            launch.plan, launch.carry, launch.attempt, folder, resume, "train"
+        )
 
     def recover(self, launch: Launch, started: AttemptStarted | None) -> Evidence | None:
         """End what a dead supervisor left of this attempt and return what is known of it."""
         ground = self._ground
         folder = ground.folder.attempt(launch.attempt)
-        survivors = Survivors(self._mark(folder), started)
+        survivors = Survivors(self._spawner.mark(folder), started)
         # Nothing outlives a boot, and process ids of another one are strangers.
         rebooted = started is not None and started.boot_id != boot_id()
         left = not rebooted and bool(survivors.alive())
@@ -116,7 +131,7 @@ class RunStage:
         if left:
             self._tell.note(f"attempt {launch.attempt} still runs; it is told to save and end")
             self._end_survivors(survivors)
-        live = self._live(launch.attempt, folder, None, None)
+        live = self._spawner.live(launch.plan, launch.attempt, folder, None, None)
         live.channel.close()
         live.settle()
         said_why = live.channel.exceptions() or any(
@@ -133,11 +148,11 @@ class RunStage:
         """Load the last checkpoint in a throwaway process, run one step and one evaluation."""
         ground = self._ground
         folder = ground.folder.path / "attempts" / "proof"
-        end_all(Survivors(self._mark(folder)), ground.policy.limits.term_grace)
+        end_all(Survivors(self._spawner.mark(folder)), ground.policy.limits.term_grace)
         sweep(prefix_of(folder))  # of a proof that died with its supervisor
         shape = shape_of(step.plan)
         carry = decide_carry(SavedShape(**shape), WantedShape(**shape))
-        live = self._spawn(step.plan, carry, step.attempt, folder, step.checkpoint, "prove")
+        live = self._spawner.spawn(step.plan, carry, step.attempt, folder, step.checkpoint, "prove")
         limits, wall = ground.policy.limits, ground.job.limits.wall
         evidence = watch(live, step.attempt, self._asked, self._clock, limits, wall, self._tell)
         if evidence.ended_by_us and self._asked.read().stop_by:
@@ -149,7 +164,7 @@ class RunStage:
         ground = self._ground
         target = ground.folder.known_good
         carry = decide_carry(None, WantedShape(**shape_of(step.plan)))
-        setting = self._setting(step.plan, carry, 1, target, None, "train")
+        setting = self._spawner.setting(step.plan, carry, 1, target, None, "train")
         try:
             write_known_good(ground, setting, story, ground.environment(step.plan), TRAINER)
         except OSError as error:
@@ -173,108 +188,9 @@ class RunStage:
         shutil.rmtree(ground.folder.staged / f"{ended.attempt:03d}", ignore_errors=True)
         ops_cache.keep(ground.folder.ops, ops_cache.cache_folder(ground.versions))
 
-    def _spawn(
-        self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
-    ) -> LiveAttempt:
-        try:
-            return self._spawn_unguarded(plan, carry, attempt, folder, resume, mode)
-        except OSError as error:
-            text = f"the attempt's files could not be written ({error.strerror})"
-            hint = "free disk space or mend the folder, then start the same command again"
-            raise CannotLaunch(Fault(text, str(error.filename or folder), hint)) from error
-
-    def _spawn_unguarded(
-        self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
-    ) -> LiveAttempt:
-        ground = self._ground
-        shutil.rmtree(folder, ignore_errors=True)  # of a start that never came to be
-        for made in (folder, folder / "events", folder / "stacks", ground.folder.ops):
-            make_folder(made)
-        if ground.folder.stop_asked_by() is None:
-            ground.folder.clear_stop()  # of an order that was for the ranks before these
-        ops_cache.clear_locks(ground.folder.ops)
-        ops_cache.warm(ground.folder.ops, ops_cache.cache_folder(ground.versions))
-        setting = self._setting(plan, carry, attempt, folder, resume, mode)
-        program = ground.framework.program(setting)
-        for name, text in program.files.items():
-            write_text(folder / name, text)
-        port = free_port()
-        argv = deepspeed.command(
-            ground.python,
-            (str(TRAINER), *(str(folder / name) for name in program.argv)),
-            plan.world_size,
-            ground.gpu_indices,
-            port,
-        )
-        ours = ground.environment(plan)
-        ours["TORCH_EXTENSIONS_DIR"] = str(ground.folder.ops)
-        job = ground.job
-        env = child_environment(ground.python, job.env, job.env_from, ours)
-        # The names of secrets may stand in our files, their values never.
-        shown = {"argv": argv, "env": {**job.env, **ours}, "env_from": job.env_from}
-        shown["shared_memory"] = deepspeed.shared_memory_prefix(os.getuid(), port)
-        write_json(folder / "command.json", shown)
-        write_json(folder / "plan.json", to_plain(plan))
-        cgroup = self._cgroup(folder)
-        command = Command(argv, env, str(folder))
-        inside = cgroup.path if isinstance(cgroup, Cgroup) else None
-        if isinstance(cgroup, Gap):
-            self._tell.note(f"host_memory_limit is not enforced: {cgroup.why}")
-        mark, output = self._mark(folder), folder / "output.log"
-        running = RunningAttempt(attempt, mark, command, output, inside)
-        return self._live(attempt, folder, running, cgroup)
-
-    def _live(
-        self,
-        attempt: int,
-        folder: Path,
-        running: RunningAttempt | None,
-        cgroup: Cgroup | Gap | None,
-    ) -> LiveAttempt:
-        ground = self._ground
-        channel = AttemptChannel(folder, ground.signatures, ground.job.limits.log_bytes)
-        sampler = MemorySampler(
-            ground.device,
-            ground.job.devices.memory_limit,
-            lambda: channel.view,
-            ground.gpus,
-            cgroup,
-        )
-        return LiveAttempt(
-            attempt, running, channel, sampler, ground.folder, ground.gpus, cgroup,
-            self._clock, ground.policy.limits.release, prefix_of(folder),
-            StackTaker(folder / "stacks", ground.folder.ops, ground.python), ground.signatures,
-        )  # fmt: skip
-
-    def _setting(
-        self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
-    ) -> Setting:
-        ground = self._ground
-        return Setting(
-            job=ground.job,
-            looked=ground.looked,
-            job_folder=str(ground.job_folder),
-            plan=plan,
-            device=ground.device,
-            attempt=attempt,
-            folder=str(folder),
-            checkpoints=str(ground.folder.checkpoints),
-            control=str(ground.folder.control),
-            resume=str(ground.folder.path / resume) if resume else None,
-            load_universal=carry.load_universal,
-            ds_overrides=carry.ds_overrides,
-            mode=mode,
-            limit_bytes=ground.allocator_limit,
-        )
-
-    def _cgroup(self, folder: Path) -> Cgroup | Gap | None:
-        limit = self._ground.job.devices.host_memory_limit
-        if limit is None:
-            return None
-        return make_cgroup(f"autotune-{self._ground.run_id}-{folder.name}", limit)
-
-    def _mark(self, folder: Path) -> str:
-        return f"{self._ground.run_id}/{folder.name}"
+    def _named(self, found: checkpoints.Checkpoint) -> Saved:
+        name = str(found.path.relative_to(self._ground.folder.path))
+        return Saved(name, found.step, found.attempt)
 
     def _end_survivors(self, survivors: Survivors) -> None:
         ground = self._ground

@@ -28,6 +28,7 @@ from autotune.watch import by_files, watch
 
 FINISHED, GAVE_UP, STOPPED = 0, 1, 4  # exit codes of `autotune run`
 WAIT_POLL_SECONDS = 1.0
+ROOM_POLL_SECONDS = 2.0  # NVML is asked as often while room is waited for
 
 
 @dataclass
@@ -83,6 +84,7 @@ class Supervisor:
             if left is not None:
                 self._attempt_ended(launch, left)
                 return
+        self.stage.clear_way(launch)
         prepared = self.stage.prepare(launch)
         if prepared is not None and not prepared.ok and self.asked.read().stop_by:
             cut = Evidence(
@@ -123,12 +125,25 @@ class Supervisor:
 
     def _wait(self, wait: Wait) -> None:
         began = self.clock.monotonic()
-        while (waited := self.clock.monotonic() - began) < wait.seconds:
+        while True:
+            waited = self.clock.monotonic() - began
+            room = self._room(wait) if waited >= min(wait.at_least, wait.seconds) else None
+            if room or waited >= wait.seconds:
+                break
             if self.asked.read().stop_by:
                 self._hear_stop()
                 return
-            self.clock.sleep(min(WAIT_POLL_SECONDS, wait.seconds - waited))
-        self._write(Waited(round(waited, 1)))
+            poll = WAIT_POLL_SECONDS if wait.free_bytes is None else ROOM_POLL_SECONDS
+            self.clock.sleep(min(poll, wait.seconds - waited))
+        self._write(Waited(round(waited, 1), room))
+
+    def _room(self, wait: Wait) -> bool | None:
+        """Return whether what is waited for is there; None where nobody can tell."""
+        last = self.story.last
+        if wait.free_bytes is None or last is None:
+            return None
+        free = self.stage.free_bytes(last.plan)
+        return None if free is None else free >= wait.free_bytes
 
     def _hear_stop(self) -> None:
         by = self.asked.read().stop_by

@@ -57,7 +57,7 @@ def plan(**changes: Any) -> Plan:
         "method": "full", "quantization": "none", "dtype": "bf16",
         "activation_checkpointing": False, "zero_stage": 2, "offload_optimizer": False,
         "offload_param": False, "reduce_bucket": 500_000_000, "allgather_bucket": 500_000_000,
-        "gather_on_save": True,
+        "gather_on_save": True, "attention": "sdpa",
     }  # fmt: skip
     return Plan(**given | changes)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -597,12 +598,13 @@ def quantized(settings: dict[str, Any]) -> Any:
         return None
     import transformers
 
-    dtype = torch_dtype(settings["model"]["dtype"])
+    dtype_name = settings["model"]["dtype"]
+    dtype = torch_dtype(dtype_name)
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=settings["method"]["double_quantization"],
-        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_compute_dtype=torch_dtype(settings["method"].get("compute", dtype_name)),
         bnb_4bit_quant_storage=dtype,
     )
 
@@ -662,6 +664,9 @@ def settle_quantized(model: Any) -> None:
             # A view into the mapped file: one such norm would hold all of it in memory.
             parameter.data = parameter.data.clone()
     for module in model.modules():
+        if hasattr(module, "compute_type_is_set"):
+            # Older bitsandbytes would else take the input's precision at the first forward pass.
+            module.compute_type_is_set = True
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # On some processors bitsandbytes repacks them at the first evaluation for a kernel of
             # inference that lets no gradient through: training would go wrong in silence, and
@@ -762,8 +767,12 @@ class Supervised:
         loader = torch.utils.data.DataLoader(
             rows,
             batch_sampler=self.order,
-            collate_fn=lambda batch: collate(batch, rows.pad_id, rows.sequence),
+            # A worker that is not forked is sent this by name.
+            collate_fn=functools.partial(collate, pad_id=rows.pad_id, sequence=rows.sequence),
+            num_workers=int(self.settings["data"].get("workers", 0)),
+            pin_memory=bool(self.settings["data"].get("pin_memory", False)),
         )
+        self.loader = loader
         loader.set_epoch = self.order.set_epoch
         return loader
 
@@ -958,6 +967,14 @@ def settings_in_force(trainer: Any, engine: Any) -> dict[str, Any]:
         "activation_checkpointing": checkpoints_activations(model),
         "dtype": str(next(engine.module.parameters()).dtype).removeprefix("torch."),
         "attention": getattr(model.config, "_attn_implementation", None),
+        "four_bit_compute": four_bit_compute(model),
+        "loader_workers": trainer.loader.num_workers,
+        "pin_memory": trainer.loader.pin_memory,
+        "offload_pins": [
+            bool(getattr(part, "pin_memory", False))
+            for part in (engine.zero_offload_optimizer(), engine.zero_offload_param())
+        ],
+        "blocking_launches": os.environ.get("CUDA_LAUNCH_BLOCKING") == "1",
         "reduce_bucket_elements": plain_int(getattr(optimizer, "reduce_bucket_size", None)),
         "allgather_bucket_elements": plain_int(getattr(optimizer, "allgather_bucket_size", None)),
         "prefetch_bucket_elements": plain_int(prefetch),
@@ -979,6 +996,14 @@ def settings_in_force(trainer: Any, engine: Any) -> dict[str, Any]:
 
 def checkpoints_activations(model: Any) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def four_bit_compute(model: Any) -> str | None:
+    """What the 4-bit layers multiply in, as the first of them says; None where there is none."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):  # peft wraps such a layer and shows its weight
+            return str(module.compute_dtype).removeprefix("torch.")
+    return None
 
 
 def groups_in_force(optimizer: Any) -> list[dict[str, Any]]:

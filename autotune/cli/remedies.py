@@ -13,8 +13,9 @@ from autotune.world.policy_file import find_policy, load_policy
 def remedies_for(diagnosis: Diagnosis) -> list[dict[str, str]]:
     """Return the rungs of the first rule that asks for nothing a bare log cannot tell.
 
-    Facts about phases are read from the diagnosis; facts about a plan are unknown here, and a
-    rule that needs one is passed over.
+    Facts that rest on the diagnosis are read from it; facts about a plan are unknown here, and a
+    rule that needs one is passed over. Last stands `stop`, with what a person can do: alone where
+    nothing is tried, else for the case that no rung helps.
     """
     if diagnosis.failure is Failure.NONE:
         return []
@@ -25,7 +26,10 @@ def remedies_for(diagnosis: Diagnosis) -> list[dict[str, str]]:
             continue
         if all(_holds(fact, diagnosis) for fact in rule.and_):
             named = [{"rung": name, "why": rungs[name].summary} for name in rule.try_]
-            return named or [{"rung": "stop", "why": rule.why}]
+            if not named:
+                return [{"rung": "stop", "why": diagnosis.cure or rule.why}]
+            last = diagnosis.cure or rule.advice
+            return [*named, {"rung": "stop", "why": last}] if last else named
     return []
 
 

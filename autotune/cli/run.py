@@ -82,7 +82,13 @@ def _supervise(ground: Ground, signals: SignalWatch, as_json: bool) -> int:
     supervisor = Supervisor(
         story=with_event(story, event),
         outlook=lambda: Outlook(
-            ground.job, ground.policy, ground.rungs, ground.around, ground.start, stage.saved()
+            ground.job,
+            ground.policy,
+            ground.rungs,
+            ground.around_now(),
+            ground.start,
+            stage.saved(),
+            stage.earlier(),
         ),
         journal=journal,
         stage=stage,
@@ -113,7 +119,10 @@ def _same_run(ground: Ground, story: Story) -> Ground:
             hint = "put the old content back, or start a new run with --run-dir"
             raise InputError(Fault(text, ground.document.where("settings"), hint))
     ranks, device = started.plan.world_size, started.device
-    if (ground.device, ground.start.world_size) != (device, ranks):
+    last = story.last.plan if story.last else started.plan
+    # A GPU that a rung has left out may be gone from the machine by now.
+    enough = bool(last.excluded) and len(ground.indices_of(last)) == last.world_size
+    if ground.device != device or not (enough or ground.start.world_size == ranks):
         text = f"this run began on {ranks} ranks of device {device}, and now there are "
         text += f"{ground.start.world_size} of device {ground.device}"
         hint = f"give it {ranks} again, or start a new run with --run-dir"

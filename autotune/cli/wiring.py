@@ -135,6 +135,7 @@ def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
             versions=installed,
             has_evaluation=framework.has_evaluation(job),
             platform=_platform(),
+            gpus=gpu_indices,
         ),
         start=start,
         inputs=looked.inputs,

@@ -6,6 +6,8 @@ from autotune.core.job import Limits
 from autotune.core.policy import Policy, Rule
 from autotune.core.units import show_seconds
 
+MOST_DOUBLINGS = 10  # of a pause; the job's `limits.wait` ends it long before
+
 
 def attempts_spent(story: Story, limits: Limits) -> str | None:
     """Return why no further rung may be tried, or None."""
@@ -40,15 +42,23 @@ def cause_spent(story: Story, policy: Policy, failure: Failure) -> str | None:
     return None
 
 
-def rule_spent(story: Story, place: int, rule: Rule) -> str | None:
-    """Return why this rule may not be used again without progress, or None."""
-    if rule.at_most is None:
+def times_used(story: Story, place: int, rung: str) -> int:
+    """Return how often the rule at `place` has taken this rung without progress."""
+    remedies = (attempt.launch.remedy for attempt in story.since_progress())
+    return sum(1 for one in remedies if one and (one.rule, one.rung) == (place, rung))
+
+
+def rung_spent(story: Story, place: int, rule: Rule, rung: str) -> str | None:
+    """Return why this rule may not take this rung again without progress, or None."""
+    used = times_used(story, place, rung)
+    if rule.at_most is None or used < rule.at_most:
         return None
-    used = 0
-    for attempt in story.since_progress():
-        remedy = attempt.launch.remedy
-        used += remedy is not None and remedy.rule == place
-    if used >= rule.at_most:
-        times = "once" if used == 1 else f"{used} times"
-        return f"rule {place} (`{rule.when}`) was used {times} without progress"
-    return None
+    times = "once" if used == 1 else f"{used} times"
+    return f"`{rung}` of rule {place} (`{rule.when}`) was used {times} without progress"
+
+
+def pause_before(story: Story, place: int, rule: Rule, rung: str) -> float:
+    """Return how long to wait before this rung is taken under this rule."""
+    if rule.backoff == "no":
+        return rule.pause
+    return rule.pause * 2.0 ** min(times_used(story, place, rung), MOST_DOUBLINGS)

@@ -90,6 +90,18 @@ CONFLICTS: tuple[Conflict, ...] = (
         before="0.19.3",
     ),
     Conflict(
+        "flash_attention_fp32",
+        lambda plan, _: plan.attention == "flash_attention_2" and plan.dtype == "fp32",
+        "flash attention has kernels for bf16 and fp16 only",
+        "flash-attention README",
+    ),
+    Conflict(
+        "flash_attention_cpu",
+        lambda plan, device: plan.attention == "flash_attention_2" and device == "cpu",
+        "flash attention runs on a GPU only",
+        "flash-attention README",
+    ),
+    Conflict(
         "fp16_cpu",
         lambda plan, device: plan.dtype == "fp16" and device == "cpu",
         "DeepSpeed's CPU accelerator trains in bf16 or fp32, not in fp16",

@@ -1,5 +1,6 @@
 """Decides the next step of a run from its story and what is known of its surroundings."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +9,12 @@ from autotune.core.carry import Carry, SavedShape, WantedShape, decide_carry
 from autotune.core.failure import Failure
 from autotune.core.history import Attempt, Story
 from autotune.core.job import Job
-from autotune.core.ladder import Choice, Means, broken_settings, choose
+from autotune.core.ladder import CURABLE, Choice, Means, broken_settings, choose
+from autotune.core.need import needed_bytes
 from autotune.core.plan import Plan
 from autotune.core.policy import Policy
-from autotune.core.record import Finish, GiveUp, Launch, Prove, Step, Stop, Wait
-from autotune.core.rung import Rung, Scene, Surroundings
+from autotune.core.record import Finish, GiveUp, Launch, Prove, Remedy, Step, Stop, Wait
+from autotune.core.rung import Deed, Rung, Scene, Surroundings
 
 # The class that steps in the built-in trainer, on the device and on the host alike.
 OPTIMIZER = "adamw_torch_fused"
@@ -37,6 +39,7 @@ class Outlook:
     around: Surroundings
     start: Plan
     saved: Saved | None = None
+    earlier: tuple[Saved, ...] = ()  # the whole checkpoints before it, newest first
 
 
 def next_step(story: Story, outlook: Outlook) -> Step:
@@ -58,60 +61,123 @@ def next_step(story: Story, outlook: Outlook) -> Step:
     return _climb(story, outlook)
 
 
-def carry_to(plan: Plan, story: Story, outlook: Outlook) -> Carry:
-    """Return how the newest checkpoint becomes the start of `plan`."""
-    saved = outlook.saved
+def carry_to(plan: Plan, story: Story, outlook: Outlook, rung: Rung | None = None) -> Carry:
+    """Return how the newest checkpoint that `rung` leaves becomes the start of `plan`."""
+    saved = _saved_after(rung, outlook)
     shape = SavedShape(**shape_of(_writer(saved, story, outlook))) if saved is not None else None
     return decide_carry(shape, WantedShape(**shape_of(plan)), frozenset(outlook.job.allow))
 
 
 def _climb(story: Story, outlook: Outlook) -> Step:
-    beaten = _beaten(story)
-    if beaten.diagnosis is None:
-        raise AssertionError("an attempt that is over has a diagnosis")
-    scene = Scene(beaten.plan, beaten.diagnosis, outlook.around)
     means = Means(
-        outlook.job, outlook.policy, outlook.rungs, lambda plan: carry_to(plan, story, outlook)
+        outlook.job,
+        outlook.policy,
+        outlook.rungs,
+        lambda plan, rung: carry_to(plan, story, outlook, rung),
     )
+    beaten, choice = _answer(story, outlook, means)
+    scene = _scene(beaten, outlook)
     _, rule = outlook.policy.rule_for(scene)
-    if story.taken_up_again and not rule.try_:
+    a_persons = not rule.try_ or choice.cure
+    if story.taken_up_again and choice.plan is None and a_persons:
         # What no rung can mend is mended by a person, who has now started the run again.
         return _launch(story, outlook, beaten.plan, "the owner started it again")
-    choice: Choice = choose(scene, story, means)
     if choice.plan is None or choice.remedy is None:
-        return GiveUp(choice.why_not, choice.passed_over)
+        return GiveUp(choice.why_not, choice.passed_over, choice.cure)
     limits = outlook.job.limits
     # What is not our failure costs no attempt, so it may be retried when none is left.
     enough = attempts_spent(story, limits) if choice.remedy.spend else None
-    pause = choice.remedy.pause_seconds if not story.waited_since_end else 0.0
-    enough = enough or (wait_spent(story, limits) if pause else None)
     if enough:
         return GiveUp(enough)
-    if pause:
-        return Wait(pause, choice.remedy.why)
+    wait = _wait_before(choice.remedy, beaten, story, outlook)
+    if wait is not None:
+        enough = wait_spent(story, limits)
+        if enough is None:
+            return wait
+        if not story.waited_since_end:
+            return GiveUp(enough, cure=choice.cure)
     return _launch(story, outlook, choice.plan, choice.remedy.why, choice)
 
 
-def _beaten(story: Story) -> Attempt:
-    """Return the attempt to answer.
+def _answer(story: Story, outlook: Outlook, means: Means) -> tuple[Attempt, Choice]:
+    """Return the attempt that is answered and the answer.
 
-    A conversion that failed, or a setting that broke as soon as a rung of ours turned it on, is a
-    rung gone and not a new failure: what is to be answered is the attempt it was taken against.
+    A conversion that failed is a rung gone and not a new failure: the attempt it was taken
+    against is answered. A setting that broke as soon as a rung of ours turned it on may have a
+    cure of its own; without one it is gone too, and the ladder goes on from before it.
     """
     ran = [a for a in story.attempts if a.prepared is None or a.prepared.ok]
-    last = ran[-1]
-    broken = broken_settings(last)
-    for attempt in reversed(ran[:-1]):
-        if attempt.diagnosis and any(getattr(attempt.plan, k) != v for k, v in broken.items()):
-            return attempt
-    return last
+    while True:
+        beaten, place = ran[-1], _before_the_break(ran)
+        if place is None or beaten.failure in CURABLE:
+            choice = choose(_scene(beaten, outlook), story, means)
+            if choice.plan is not None or place is None:
+                return beaten, choice
+        ran = ran[: place + 1]
+
+
+def _before_the_break(ran: list[Attempt]) -> int | None:
+    """Return the place of the newest attempt without the setting that broke in the last."""
+    broken = broken_settings(ran[-1])
+    for place in range(len(ran) - 2, -1, -1):
+        plan = ran[place].plan
+        if ran[place].diagnosis and any(getattr(plan, k) != v for k, v in broken.items()):
+            return place
+    return None
+
+
+def _scene(beaten: Attempt, outlook: Outlook) -> Scene:
+    if beaten.diagnosis is None:
+        raise AssertionError("an attempt that is over has a diagnosis")
+    held = (outlook.saved, *outlook.earlier) if outlook.saved else ()
+    cards = beaten.evidence.machine.cards if beaten.evidence else ()
+    broke = {c.index for c in cards if c.lost or c.uncorrected_errors or c.remap_failed}
+    broken = tuple(sorted(broke | set(outlook.around.broken_gpus)))
+    return Scene(
+        beaten.plan,
+        beaten.diagnosis,
+        dataclasses.replace(outlook.around, broken_gpus=broken),
+        tuple(saved.step for saved in held),
+        0 if beaten.launch.carry.conversions else beaten.launch.checkpoint_step,
+    )
+
+
+def _wait_before(remedy: Remedy, beaten: Attempt, story: Story, outlook: Outlook) -> Wait | None:
+    """Return the wait that comes before the attempt, or None when there is none or it is over."""
+    left = outlook.job.limits.wait - story.waited_seconds
+    pause = min(remedy.pause_seconds, left) if left > 0 else remedy.pause_seconds
+    # Room that was seen not to be there is waited for again; nothing else is waited for twice.
+    if not pause or (story.waited_since_end and story.room is not False):
+        return None
+    if outlook.rungs[remedy.rung].deed is not Deed.WAIT_FOR_ROOM:
+        return None if story.waited_since_end else Wait(pause, remedy.why)
+    needed = needed_bytes(beaten, outlook.job.devices.memory_limit, outlook.policy.limits)
+    # Where room was seen and was not enough the figure is wrong, and time must pass as well.
+    again = any(
+        a.launch.remedy and a.launch.remedy.rung == remedy.rung for a in story.since_progress()
+    )
+    return Wait(pause, remedy.why, needed, pause if again else 0.0)
+
+
+def _saved_after(rung: Rung | None, outlook: Outlook) -> Saved | None:
+    """Return the checkpoint that is the newest once the rung's deed is done."""
+    deed = rung.deed if rung else None
+    if deed is Deed.START_OVER:
+        return None
+    if deed is Deed.SET_ASIDE:
+        return outlook.earlier[0] if outlook.earlier else None
+    return outlook.saved
 
 
 def _launch(
     story: Story, outlook: Outlook, plan: Plan, why: str, choice: Choice | None = None
 ) -> Launch:
-    saved = outlook.saved
+    rung = outlook.rungs[choice.remedy.rung] if choice and choice.remedy else None
+    deed = rung.deed if rung else None
+    saved = _saved_after(rung, outlook)
     carry = choice.carry if choice and choice.carry else carry_to(plan, story, outlook)
+    gone = (outlook.saved, *outlook.earlier) if deed is Deed.START_OVER else (outlook.saved,)
+    aside = deed in (Deed.SET_ASIDE, Deed.START_OVER)
     return Launch(
         attempt=story.last.number + 1 if story.last else 1,
         plan=plan,
@@ -120,6 +186,9 @@ def _launch(
         checkpoint_step=saved.step if saved else 0,
         remedy=choice.remedy if choice else None,
         why=why,
+        set_aside=tuple(one.name for one in gone if one) if aside else (),
+        rebuild_ops=deed is Deed.REBUILD_OPS,
+        steps_again=(outlook.saved.step if outlook.saved else 0) - (saved.step if saved else 0),
     )
 
 

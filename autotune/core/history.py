@@ -63,6 +63,7 @@ class Story:
     pending: Step | None = None  # decided, not yet done
     waited_seconds: float = 0.0
     waited_since_end: bool = False  # whether a wait is over since the last attempt ended
+    room: bool | None = None  # what the last wait found of the memory it waited for
     proof: Proved | None = None
     stop_asked: StopAsked | None = None
     ended: Ended | None = None
@@ -129,7 +130,7 @@ def tell(story: Story, event: Event) -> Story:
     if isinstance(event, Waited):
         waited = story.waited_seconds + event.seconds
         return dataclasses.replace(
-            story, pending=None, waited_seconds=waited, waited_since_end=True
+            story, pending=None, waited_seconds=waited, waited_since_end=True, room=event.room
         )
     if isinstance(event, Proved):
         return dataclasses.replace(story, pending=None, proof=event)

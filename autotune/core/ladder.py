@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.core.budget import cause_spent, rule_spent
+from autotune.core.budget import cause_spent, pause_before, rung_spent
 from autotune.core.carry import Carry, CarryKind
 from autotune.core.compatibility import conflicts
 from autotune.core.failure import Failure
@@ -31,6 +31,9 @@ BREAKS_AT_START = frozenset({
     Failure.DTYPE_KERNEL_GAP,
 })  # fmt: skip
 
+# A break of these kinds may have a cheaper cure than to give the rung up again.
+CURABLE = frozenset({*BROKEN_BY, Failure.DTYPE_KERNEL_GAP})
+
 # What ended an attempt and says nothing of its plan, which may be chosen again.
 NO_FAULT_OF_THE_PLAN = frozenset({
     Failure.NONE, Failure.RENDEZVOUS_PORT, Failure.COLLECTIVE_ERROR, Failure.COLLECTIVE_TIMEOUT,
@@ -48,6 +51,7 @@ class Choice:
     remedy: Remedy | None
     why_not: str = ""
     passed_over: tuple[PassedOver, ...] = ()
+    cure: str = ""  # one thing a person can do
 
 
 @dataclass(frozen=True)
@@ -57,62 +61,76 @@ class Means:
     job: Job
     policy: Policy
     rungs: dict[str, Rung]
-    carry_to: Callable[[Plan], Carry]
+    carry_to: Callable[[Plan, Rung], Carry]  # from the checkpoint this rung leaves the newest
 
 
 def choose(scene: Scene, story: Story, means: Means) -> Choice:
     """Return the first rung of the matching rule that applies, keeps and carries."""
     place, rule = means.policy.rule_for(scene)
-    enough = rule_spent(story, place, rule)
+    cure = scene.diagnosis.cure or rule.advice
     if rule.spend == "yes":  # what is not our failure is bounded by its own rule and by waiting
-        enough = cause_spent(story, means.policy, scene.diagnosis.failure) or enough
-    if enough:
-        return Choice(None, None, None, enough)
+        enough = cause_spent(story, means.policy, scene.diagnosis.failure)
+        if enough:
+            return Choice(None, None, None, enough, cure=cure)
     if not rule.try_:
-        return Choice(None, None, None, rule.why)
+        return Choice(None, None, None, rule.why, cure=cure)
     passed: list[PassedOver] = []
+    spent = ""
     for name in rule.try_:
         rung = means.rungs[name]
         reason = _refused(rung, means.job) or _inapplicable(rung, scene)
         if reason is None:
+            reason = spent = rung_spent(story, place, rule, name) or ""
+        if not reason:
             plan = rung.apply(scene)
-            carry = means.carry_to(plan)
+            carry = means.carry_to(plan, rung)
             reason = _unfit(rung, plan, carry, scene, story)
             if reason is None:
-                remedy = _remedy(rung, rule, place, scene.plan, plan, tuple(passed))
-                return Choice(plan, carry, remedy)
+                pause = pause_before(story, place, rule, name)
+                remedy = _remedy(rung, rule, place, (scene.plan, plan), pause, tuple(passed))
+                return Choice(plan, carry, remedy, cure=cure)
         passed.append(PassedOver(name, reason))
     why = f"no rung is left against `{scene.diagnosis.failure.value}`"
-    return Choice(None, None, None, why, tuple(passed))
+    if spent and len(passed) == 1:
+        why = spent
+    return Choice(None, None, None, why, tuple(passed), cure)
 
 
 def broken_settings(attempt: Attempt) -> dict[str, Any]:
     """Return the settings, with their values, that the failure is one of.
 
     Those of BROKEN_BY that were on; and where a rung of ours was taken and the training then did
-    not even come to a step, what that rung set.
+    not even come to a step, what that rung set. A checkpoint that does not fit is the rung's fault
+    only where it was converted for it.
     """
     if attempt.failure is None:
         return {}
     values = {name: getattr(attempt.plan, name) for name in BROKEN_BY.get(attempt.failure, ())}
     broken = {name: value for name, value in values.items() if value not in (False, "none")}
     remedy, evidence = attempt.launch.remedy, attempt.evidence
-    if attempt.failure in BREAKS_AT_START and remedy and evidence and not evidence.started_training:
+    unfit = attempt.failure is Failure.CHECKPOINT_MISMATCH and attempt.launch.carry.conversions
+    at_start = remedy and evidence and not evidence.started_training
+    if remedy and at_start and (unfit or attempt.failure in BREAKS_AT_START):
         names = (change.setting for change in remedy.changes)
         broken.update({name: getattr(attempt.plan, name) for name in names})
     return broken
 
 
 def _remedy(
-    rung: Rung, rule: Rule, place: int, before: Plan, after: Plan, passed: tuple[PassedOver, ...]
+    rung: Rung,
+    rule: Rule,
+    place: int,
+    plans: tuple[Plan, Plan],  # before and after
+    pause: float,
+    passed: tuple[PassedOver, ...],
 ) -> Remedy:
     return Remedy(
         rung=rung.name,
-        changes=changes(before, after),
+        changes=changes(*plans),
         rule=place,
         why=rule.why,
         spend=rule.spend == "yes",
-        pause_seconds=rule.pause,
+        pause_seconds=pause,
         passed_over=passed,
     )
 
@@ -120,6 +138,8 @@ def _remedy(
 def _refused(rung: Rung, job: Job) -> str | None:
     if rung.name in job.forbid:
         return "the job forbids it"
+    if rung.gives_up and rung.name not in job.allow:
+        return f"it gives up {rung.gives_up}; the job may allow it with `allow: [{rung.name}]`"
     if rung.result is Result.CHANGED and rung.name not in job.allow:
         return f"it changes what is learned; the job may allow it with `allow: [{rung.name}]`"
     return None
@@ -141,7 +161,7 @@ def _unfit(rung: Rung, plan: Plan, carry: Carry, scene: Scene, story: Story) -> 
         return carry.why
     if carry.needs_consent:
         return f"{carry.why}; the job may allow it with `allow: [{carry.needs_consent}]`"
-    if rung.changes_nothing:
+    if rung.keeps_plan:
         return None
     for attempt in story.attempts:
         if attempt.failure is None:

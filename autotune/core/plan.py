@@ -8,6 +8,8 @@ Method = Literal["full", "lora"]
 Quantization = Literal["none", "nf4"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 Device = Literal["cpu", "cuda"]
+Attention = Literal["given", "sdpa", "eager", "flash_attention_2"]
+FourBitCompute = Literal["dtype", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class Plan:
     """Every setting of one attempt that a rung may change, and those it must know to do so.
 
     Bucket sizes are in elements, as DeepSpeed counts them. `allocator` holds the settings of
-    PYTORCH_ALLOC_CONF in the order they are written.
+    PYTORCH_ALLOC_CONF in the order they are written. `excluded` are GPUs of the job, by NVML's
+    index, that no rank runs on any more.
     """
 
     world_size: int
@@ -36,6 +39,14 @@ class Plan:
     sub_group_size: int = 1_000_000_000
     round_robin_gradients: bool = False
     allocator: tuple[tuple[str, str], ...] = ()
+    attention: Attention = "given"  # as the settings say, in journals older than this field
+    four_bit_compute: FourBitCompute = "dtype"  # what 4-bit layers multiply in; dtype: the plan's
+    loader_workers: int = 0  # processes that read samples; 0: the rank itself does
+    pinned_memory: bool = False  # host memory that cannot be swapped, for faster copies
+    blocking_launches: bool = (
+        False  # each CUDA kernel is waited for, so that errors name their line
+    )
+    excluded: tuple[int, ...] = ()
 
     @property
     def global_batch(self) -> int:
@@ -83,5 +94,6 @@ def _show(value: Any) -> str:
     if value is False:
         return "off"
     if isinstance(value, tuple):
-        return ",".join(f"{key}:{item}" for key, item in value) or "unset"
+        parts = (":".join(one) if isinstance(one, tuple) else str(one) for one in value)
+        return ",".join(parts) or "unset"
     return str(value)

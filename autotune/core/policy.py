@@ -48,9 +48,15 @@ class Rule(_Strict):
     and_: list[str] = Field(default=[], alias="and")
     try_: list[str] = Field(alias="try", description="empty: stop, and say why")
     spend: Literal["yes", "no"] = Field(description="whether the attempt counts against the limit")
-    at_most: int | None = Field(default=None, ge=1, description="times in a row without progress")
+    at_most: int | None = Field(
+        default=None, ge=1, description="times each rung is taken in a row without progress"
+    )
     pause: Seconds = Field(default=0.0, description="before the next attempt")
+    backoff: Literal["yes", "no"] = Field(
+        default="no", description="whether the pause doubles with each time without progress"
+    )
     why: str
+    advice: str = Field(default="", description="one thing a person can do when nothing is left")
 
 
 class Policy(_Strict):

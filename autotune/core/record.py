@@ -43,14 +43,23 @@ class Launch:
     checkpoint_step: int
     remedy: Remedy | None
     why: str
+    set_aside: tuple[str, ...] = ()  # checkpoints moved out of the way first, inside the run folder
+    rebuild_ops: bool = False  # compiled extensions are emptied first
+    steps_again: int = 0  # trained before, and lost with what is set aside
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Let time pass, so that something outside can change."""
+    """Let time pass, so that something outside can change.
+
+    With `free_bytes` it is over as soon as every GPU of the job has that much free, though not
+    before `at_least` seconds; where NVML cannot tell, time alone decides.
+    """
 
     seconds: float
     why: str
+    free_bytes: int | None = None
+    at_least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ class GiveUp:
 
     why: str
     passed_over: tuple[PassedOver, ...] = ()
+    cure: str = ""  # one thing a person can do
 
 
 @dataclass(frozen=True)
@@ -159,6 +169,7 @@ class Waited:
     """A wait is over."""
 
     seconds: float
+    room: bool | None = None  # whether the memory waited for is there; None: nobody could tell
 
 
 @dataclass(frozen=True)

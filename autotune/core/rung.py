@@ -16,6 +16,15 @@ class Result(str, Enum):
     CHANGED = "changed"  # another result; needs its name under `allow`
 
 
+class Deed(str, Enum):
+    """What a rung needs done beside the plan, before the attempt starts."""
+
+    WAIT_FOR_ROOM = "wait_for_room"  # until the device shows as much free memory as was missing
+    SET_ASIDE = "set_aside"  # the newest checkpoint; the one before it is started from
+    START_OVER = "start_over"  # every checkpoint is set aside; the run begins anew
+    REBUILD_OPS = "rebuild_ops"  # compiled extensions are emptied, in the run and in our cache
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What a rung may look at beside the plan; nothing here changes during a run's attempt."""
@@ -25,15 +34,19 @@ class Surroundings:
     versions: dict[str, str] = field(default_factory=dict)  # of the training's Python
     has_evaluation: bool = False
     platform: str = "linux"  # "linux", "wsl" or "tegra"
+    gpus: tuple[int, ...] = ()  # the job's GPUs by NVML's index, in the order of the ranks
+    broken_gpus: tuple[int, ...] = ()  # those of them that do not answer, or broke in the attempt
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The plan that failed, why, and where it ran."""
+    """The plan that failed, why, where it ran, and from which checkpoint it could start again."""
 
     plan: Plan
     diagnosis: Diagnosis
     around: Surroundings
+    checkpoints: tuple[int, ...] = ()  # steps of the whole ones, newest first
+    started_from: int = 0  # the step of the one it read as it lies; 0: none, or a converted copy
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,8 @@ class Rung:
     `applies` returns None for yes, else the sentence why not; `apply` may be called only after a
     yes, leaves its input alone and is deterministic. Applied again and again, a rung must come
     to an end (`retry_unchanged` and its kin, which change nothing, are ended by the policy).
+    `gives_up` is what a rung throws away that its owner has paid for: it then needs its name
+    under `allow`, whatever its result.
     """
 
     name: str
@@ -51,8 +66,15 @@ class Rung:
     knobs: frozenset[str]  # the fields of Plan it changes
     applies: Callable[[Scene], str | None]
     apply: Callable[[Scene], Plan]
+    deed: Deed | None = None
+    gives_up: str = ""
+
+    @property
+    def keeps_plan(self) -> bool:
+        """Whether it starts the same plan again."""
+        return not self.knobs
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether it starts the same plan again."""
-        return not self.knobs
+        """Whether it starts the same plan again, from the same checkpoint."""
+        return self.keeps_plan and self.deed not in (Deed.SET_ASIDE, Deed.START_OVER)

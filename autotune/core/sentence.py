@@ -53,12 +53,14 @@ def _say_step(step: object) -> str | None:
     if isinstance(step, Launch):
         return say_launch(step)
     if isinstance(step, Wait):
-        return f"waiting {show_seconds(step.seconds)}: {step.why}"
+        until = f" or until {show_bytes(step.free_bytes)} are free" if step.free_bytes else ""
+        return f"waiting {show_seconds(step.seconds)}{until}: {step.why}"
     if isinstance(step, Prove):
         return f"proving the plan of attempt {step.attempt} from step {step.checkpoint_step}"
     if isinstance(step, GiveUp):
         lines = [f"giving up: {step.why}"]
         lines += [f"  not {passed.rung}: {passed.why}" for passed in step.passed_over]
+        lines += [f"  what you can do: {step.cure}"] if step.cure else []
         return "\n".join(lines)
     if isinstance(step, (Finish, Stop)):
         return None  # told by the event that follows at once
@@ -72,6 +74,9 @@ def say_launch(launch: Launch) -> str:
         start = f"resumes at step {launch.checkpoint_step}"
         if launch.carry.conversions:
             start += " from a converted copy"
+    if launch.set_aside:
+        names = ", ".join(name.rsplit("/", 1)[-1] for name in launch.set_aside)
+        start += f", with {names} set aside: {launch.steps_again} steps are trained again"
     if launch.remedy is None:
         return f"attempt {launch.attempt}: {say_plan(launch.plan)}; {start} ({launch.why})"
     what = ", ".join(str(change) for change in launch.remedy.changes) or "nothing changes"
@@ -91,6 +96,8 @@ def say_plan(plan: Plan) -> str:
     words += ["activation checkpointing"] if plan.activation_checkpointing else []
     words += ["optimizer offload"] if plan.offload_optimizer else []
     words += ["parameter offload"] if plan.offload_param else []
+    words += ["blocking launches"] if plan.blocking_launches else []
+    words += [f"without GPU {', '.join(map(str, plan.excluded))}"] if plan.excluded else []
     return ", ".join(words)
 
 

@@ -17,6 +17,7 @@ BATCH_KEYS = (
 )
 # DeepSpeed's own default (runtime/zero/config.py): one bucket is then 1 GB in bf16.
 DEFAULT_BUCKET = 500_000_000
+OFFLOADS = ("offload_optimizer", "offload_param")
 LARGEST_NUMBER = 1e15  # beyond it lies infinity, which YAML can write
 
 
@@ -43,8 +44,8 @@ def with_plan(config: Config, plan: Plan) -> Config:
         zero["stage3_gather_16bit_weights_on_model_save"] = plan.gather_on_save
         if zero.get("stage3_prefetch_bucket_size", AUTO) == AUTO:
             zero["stage3_prefetch_bucket_size"] = min(50_000_000, plan.reduce_bucket)
-    _offload(zero, "offload_optimizer", plan.offload_optimizer)
-    _offload(zero, "offload_param", plan.offload_param)
+    for key, wanted in zip(OFFLOADS, (plan.offload_optimizer, plan.offload_param), strict=True):
+        _offload(zero, key, wanted, plan.pinned_memory)
     edited["zero_optimization"] = zero
     return edited
 
@@ -66,14 +67,14 @@ def _table(config: Config, key: str) -> Config:
     return dict(value) if isinstance(value, dict) else {}
 
 
-def _offload(zero: Config, key: str, wanted: bool) -> None:
+def _offload(zero: Config, key: str, wanted: bool, may_pin: bool) -> None:
     if not wanted:
         zero.pop(key, None)
         return
     table = _table(zero, key)
     if table.get("device", "none") == "none":
         table["device"] = "cpu"
-    table.setdefault("pin_memory", False)
+    table["pin_memory"] = may_pin and table.get("pin_memory") is True
     zero[key] = table
 
 
@@ -87,6 +88,12 @@ def offloads(config: Config, key: str) -> bool:
     """Return whether `offload_optimizer` or `offload_param` names a device."""
     table = _table(_table(config, "zero_optimization"), key)
     return table.get("device", "none") not in ("none", None)
+
+
+def pins(config: Config) -> bool:
+    """Return whether an offload asks for host memory that cannot be swapped."""
+    zero = _table(config, "zero_optimization")
+    return any(_table(zero, key).get("pin_memory") is True for key in OFFLOADS)
 
 
 def flag(config: Config, key: str) -> bool:

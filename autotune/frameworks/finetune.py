@@ -9,7 +9,7 @@ from autotune.core.allocator import NEW_NAME, OLD_NAME, parse
 from autotune.core.decide import OPTIMIZER
 from autotune.core.fault import Fault
 from autotune.core.job import Job, absolute
-from autotune.core.plan import Dtype, Plan
+from autotune.core.plan import Dtype, FourBitCompute, Plan
 from autotune.frameworks import ds_config
 from autotune.frameworks.batch import batch_faults
 from autotune.frameworks.framework import Looked, Program, Setting
@@ -65,6 +65,11 @@ class FinetuneSettings(_Strict):
     eval_micro_batch: int | None = Field(default=None, ge=1, description="default: the micro-batch")
     dtype: Dtype = "bf16"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    four_bit_compute: FourBitCompute = Field(
+        default="dtype", description="what 4-bit layers multiply in"
+    )
+    loader_workers: int = Field(default=0, ge=0, description="processes that read samples")
+    pin_memory: bool = Field(default=False, description="pin the batches of the loader")
     activation_checkpointing: bool = False
     zero_stage: Literal[1, 2, 3] | None = Field(default=None, description="default: 2")
     offload_optimizer: bool | None = None
@@ -74,6 +79,8 @@ class FinetuneSettings(_Strict):
         default=None, description="a DeepSpeed configuration or its file, edited key by key"
     )
 
+
+BLOCKING = "CUDA_LAUNCH_BLOCKING"  # read by the CUDA runtime, when the process starts
 
 # Every setting of a plan is a knob of our own trainer.
 KNOBS = frozenset(Plan.__dataclass_fields__)
@@ -119,6 +126,11 @@ class Finetune:
             sub_group_size=ds_config.number(config, "sub_group_size", Plan.sub_group_size),
             round_robin_gradients=ds_config.flag(config, "round_robin_gradients"),
             allocator=parse(job.env.get(NEW_NAME, job.env.get(OLD_NAME, looked.allocator))),
+            attention=settings.attention,
+            four_bit_compute=settings.four_bit_compute,
+            loader_workers=settings.loader_workers,
+            pinned_memory=settings.pin_memory or ds_config.pins(config),
+            blocking_launches=job.env.get(BLOCKING) == "1",
         )
 
     def faults(self, job: Job, looked: Looked, world_size: int, where: str) -> list[Fault]:
@@ -187,13 +199,14 @@ def train_file(setting: Setting) -> dict[str, Any]:
             "config": model if isinstance(model, dict) else None,
             "tokenizer": located(settings.tokenizer) or folder,
             "trust_remote_code": settings.trust_remote_code,
-            "attention": settings.attention,
+            "attention": attention_of(settings, plan),
             "dtype": plan.dtype,
         },
         "method": {
             "kind": plan.method,
             "quantization": plan.quantization,
             "double_quantization": True,
+            "compute": plan.dtype if plan.four_bit_compute == "dtype" else plan.four_bit_compute,
             "lora_rank": settings.lora.rank,
             "lora_alpha": settings.lora.alpha,
             "lora_dropout": settings.lora.dropout,
@@ -207,6 +220,8 @@ def train_file(setting: Setting) -> dict[str, Any]:
             "packing": settings.data.packing,
             "response_only": settings.data.response_only,
             "shuffle": settings.data.shuffle,
+            "workers": plan.loader_workers,
+            "pin_memory": settings.pin_memory and plan.pinned_memory,
             "seed": settings.seed,
         },
         "schedule": {
@@ -265,34 +280,10 @@ def _clipping(settings: FinetuneSettings, config: ds_config.Config) -> float:
     return configured
 
 
+def attention_of(settings: FinetuneSettings, plan: Plan) -> str:
+    """Return how attention is computed under a plan."""
+    return settings.attention if plan.attention == "given" else plan.attention
+
+
 def _first(given: bool | None, otherwise: bool) -> bool:
     return otherwise if given is None else given
-
-
-def settings_with_plan(
-    job: Job, config: ds_config.Config, plan: Plan, folder: str
-) -> dict[str, Any]:
-    """Return the job's `settings` starting at `plan`, with every path absolute."""
-    given = settings_of(job)
-    settings: dict[str, Any] = {
-        **job.settings,
-        "data": {**job.settings["data"], "train": absolute(given.data.train, folder)},
-        "method": "qlora" if plan.quantization == "nf4" else given.method,
-        "dtype": plan.dtype,
-        "activation_checkpointing": plan.activation_checkpointing,
-        "zero_stage": plan.zero_stage,
-        "offload_optimizer": plan.offload_optimizer,
-        "offload_param": plan.offload_param,
-        "eval_micro_batch": plan.eval_micro_batch,
-        "gather_on_save": plan.gather_on_save,
-    }
-    if given.data.eval:
-        settings["data"]["eval"] = absolute(given.data.eval, folder)
-    if isinstance(given.model, str):
-        settings["model"] = absolute(given.model, folder)
-    if given.tokenizer:
-        settings["tokenizer"] = absolute(given.tokenizer, folder)
-    # Batch keys belong to the job; everything else of the configuration that ran stays.
-    edited = ds_config.with_plan(config, plan)
-    settings["deepspeed"] = {k: v for k, v in edited.items() if k not in ds_config.BATCH_KEYS}
-    return settings

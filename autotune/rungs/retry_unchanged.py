@@ -14,7 +14,7 @@ def _apply(scene: Scene) -> Plan:
 
 RUNG = Rung(
     name="retry_unchanged",
-    summary="the same plan again",
+    summary="the same plan again, from the newest checkpoint",
     result=Result.SAME,
     knobs=frozenset(),
     applies=_applies,

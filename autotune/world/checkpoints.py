@@ -2,12 +2,14 @@
 
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.world.files import read_json
+from autotune.world.files import make_folder, read_json
 
 SENTINEL = "autotune-complete.json"  # written last, after a barrier over all ranks
+ASIDE = "set-aside"  # folder beside the checkpoints, for those that are not started from any more
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -60,6 +62,11 @@ def _missing_shards(folder: Path, sentinel: dict[str, object]) -> str | None:
 
 def newest(folder: Path) -> Checkpoint | None:
     """Return the newest whole checkpoint below `folder`."""
+    return next(whole(folder), None)
+
+
+def whole(folder: Path) -> Iterator[Checkpoint]:
+    """Yield the whole checkpoints below `folder`, newest first."""
     candidates = sorted(
         (f for f in folder.glob("checkpoint-*") if step_of(f) is not None),
         key=lambda f: step_of(f) or 0,
@@ -68,8 +75,19 @@ def newest(folder: Path) -> Checkpoint | None:
     for candidate in candidates:
         found = inspect(candidate)
         if isinstance(found, Checkpoint):
-            return found
-    return None
+            yield found
+
+
+def set_aside(checkpoint: Path, by: str) -> Path:
+    """Move a checkpoint where neither we nor the trainer look for one, and return that place.
+
+    `by` tells who did it. Done before, as by a supervisor that died after it, it is left as it is.
+    """
+    place = checkpoint.parent / ASIDE / f"{checkpoint.name}-by-{by}"
+    if checkpoint.is_dir() and not place.exists():
+        make_folder(place.parent)
+        checkpoint.rename(place)
+    return place
 
 
 def remove_broken(folder: Path, newer_than: int) -> list[str]:

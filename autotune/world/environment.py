@@ -1,11 +1,12 @@
 """The training's environment and Python: what is passed on, and which versions are installed."""
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from autotune.core.fault import Fault, InputError
@@ -73,8 +74,15 @@ def missing_names(env_from: Iterable[str]) -> list[str]:
     return [name for name in env_from if name not in os.environ]
 
 
-def free_port() -> int:
-    """Return a TCP port that was free on this machine a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(but: Collection[int] = ()) -> int:
+    """Return a TCP port that was free on this machine a moment ago, and none of `but`.
+
+    Bound without SO_REUSEADDR, so that one in TIME_WAIT is not drawn.
+    """
+    with contextlib.ExitStack() as held:
+        while True:  # what was drawn stays taken until the end, so each draw gives another
+            probe = held.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+            if port not in but:
+                return port

@@ -144,6 +144,17 @@ class Gpus:
     def _ours(self, index: int) -> bool:
         return self.indices is None or index in self.indices
 
+    def only(self, indices: tuple[int, ...] | None) -> "Gpus":
+        """Return these GPUs of the machine; None: all of them."""
+        part = Gpus(self._nvml, self.why_none)
+        part.indices, part.broken, part._present = indices, self.broken, self._present
+        return part
+
+    def silent(self) -> tuple[int, ...]:
+        """Return those of the job's GPUs that do not answer now, where NVML does at all."""
+        answering = {gpu.index for gpu in self._answering()}
+        return tuple(i for i in self.indices or () if i not in answering) if answering else ()
+
 
 def find_gpus() -> Gpus:
     """Return the machine's GPUs through NVML; DS_ACCELERATOR=cpu in our environment hides them."""

@@ -23,9 +23,20 @@ def warm(ops: Path, cache: Path) -> None:
     for built in cache.glob("*/*.so"):
         target = ops / built.parent.name
         if not target.exists():
-            with contextlib.suppress(OSError):
+            try:
                 # Times are kept: ninja rebuilds what looks older than its sources.
                 shutil.copytree(built.parent, target, ignore=shutil.ignore_patterns("lock"))
+            except OSError:  # another run may be emptying the cache
+                shutil.rmtree(target, ignore_errors=True)
+
+
+def forget(ops: Path, cache: Path) -> None:
+    """Empty a run's own folder and the cache of these versions, so that all is compiled anew.
+
+    Only while no child of the run lives; what other runs hold are copies of their own.
+    """
+    for folder in (ops, cache):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def clear_locks(ops: Path) -> list[str]:

@@ -50,6 +50,15 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
         ["RuntimeError: could not create a primitive"],
         ["could not create a primitive type of our own kind of primitve"[:24]],
     ),
+    "toolkit_missing": (
+        [
+            "OSError: CUDA_HOME environment variable is not set. Please set it to your CUDA root.",
+            "RuntimeError: Ninja is required to load C++ extensions",
+            "RuntimeError: Failed to find C compiler. Please specify via CC",
+        ],
+        ["CUDA_HOME is /usr/local/cuda", "ninja: build stopped: subcommand failed.",
+         "C compiler found: gcc"],
+    ),
     "thread_refused": (["RuntimeError: can't start new thread"], ["starting new thread"]),
     "kernel_oom_kill": (
         [

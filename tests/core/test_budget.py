@@ -5,7 +5,8 @@ import pytest
 from autotune.core.budget import (
     attempts_spent,
     cause_spent,
-    rule_spent,
+    pause_before,
+    rung_spent,
     time_spent,
     wait_spent,
 )
@@ -74,34 +75,53 @@ def test_a_cause_has_a_ceiling_that_progress_lifts() -> None:
     assert cause_spent(builders.story(*many), policy, Failure.DEVICE_OOM) is None
 
 
-def test_a_rule_is_used_as_often_in_a_row_as_it_says() -> None:
+def test_a_rung_is_taken_as_often_in_a_row_as_its_rule_says() -> None:
     first = builders.attempt(1, failure=PORT)
     story = builders.story(first, retried(2), retried(3))
-    assert rule_spent(story, 7, THRICE) is None
+    assert rung_spent(story, 7, THRICE, "retry_unchanged") is None
     story = builders.story(first, retried(2), retried(3), retried(4))
-    assert rule_spent(story, 8, THRICE) is None
-    assert rule_spent(story, 7, THRICE) == (
-        "rule 7 (`rendezvous_port`) was used 3 times without progress"
+    assert rung_spent(story, 7, THRICE, "another_port") is None
+    assert rung_spent(story, 8, THRICE, "retry_unchanged") is None
+    assert rung_spent(story, 7, THRICE, "retry_unchanged") == (
+        "`retry_unchanged` of rule 7 (`rendezvous_port`) was used 3 times without progress"
     )
 
 
 def test_a_retry_that_made_progress_may_be_made_again() -> None:
     once = THRICE.model_copy(update={"at_most": 1})
     first = builders.attempt(1, failure=PORT)
-    assert rule_spent(builders.story(first, retried(2)), 7, once) is not None
-    assert rule_spent(builders.story(first, retried(2, reached=10)), 7, once) is None
+    assert rung_spent(builders.story(first, retried(2)), 7, once, "retry_unchanged") is not None
+    assert (
+        rung_spent(builders.story(first, retried(2, reached=10)), 7, once, "retry_unchanged")
+        is None
+    )
     stuck = builders.story(first, retried(2, reached=10), retried(3, reached=10))
-    assert rule_spent(stuck, 7, once) is not None
+    assert rung_spent(stuck, 7, once, "retry_unchanged") is not None
 
 
 @pytest.mark.parametrize("reached", [None, 0])
 def test_unknown_progress_neither_lifts_nor_counts(reached: int | None) -> None:
     story = builders.story(builders.attempt(1, failure=PORT), retried(2, reached=reached))
-    counted = rule_spent(story, 7, THRICE.model_copy(update={"at_most": 1})) is not None
+    counted = (
+        rung_spent(story, 7, THRICE.model_copy(update={"at_most": 1}), "retry_unchanged")
+        is not None
+    )
     assert counted == (reached == 0)
 
 
 def test_a_rule_without_a_number_is_never_spent() -> None:
     endless = THRICE.model_copy(update={"at_most": None})
     many = [retried(number) for number in range(1, 60)]
-    assert rule_spent(builders.story(*many), 7, endless) is None
+    assert rung_spent(builders.story(*many), 7, endless, "retry_unchanged") is None
+
+
+def test_a_pause_doubles_with_each_time_where_the_rule_says_so() -> None:
+    paused = THRICE.model_copy(update={"pause": 60.0})
+    backing_off = paused.model_copy(update={"backoff": "yes"})
+    story = builders.story(builders.attempt(1, failure=PORT))
+    for number, seconds in ((2, 60.0), (3, 120.0), (4, 240.0)):
+        assert pause_before(story, 7, paused, "retry_unchanged") == 60.0
+        assert pause_before(story, 7, backing_off, "retry_unchanged") == seconds
+        story = builders.story(*story.attempts, retried(number))
+    progressed = builders.story(*story.attempts, retried(5, reached=10))
+    assert pause_before(progressed, 7, backing_off, "retry_unchanged") == 60.0

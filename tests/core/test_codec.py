@@ -1,5 +1,6 @@
 """Every frozen type goes into JSON and comes back the same, and a wrong shape is refused."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from enum import Enum
@@ -22,6 +23,7 @@ from autotune.core.record import (
     Remedy,
     Stop,
     Wait,
+    Waited,
     decode,
     encode,
 )
@@ -114,10 +116,12 @@ CARRY = Carry(
     [
         Launch(2, builders.plan(), CARRY, "checkpoints/checkpoint-5", 5, REMEDY, "why"),
         Launch(1, builders.plan(), Carry(CarryKind.FRESH, "why"), None, 0, None, "why"),
+        Launch(3, builders.plan(excluded=(1,)), CARRY, "c-5", 5, REMEDY, "why", ("c-9",), True, 4),
         Wait(5.0, "why"),
+        Wait(5.0, "why", 10, 5.0),
         Prove(builders.plan(), 2, "checkpoints/checkpoint-5", 5),
         Finish(builders.plan(), 2, "why"),
-        GiveUp("why", (PassedOver("zero_up", "one rank"),)),
+        GiveUp("why", (PassedOver("zero_up", "one rank"),), "cure"),
         Stop("why"),
     ],
     ids=lambda step: type(step).__name__,
@@ -126,3 +130,30 @@ def test_every_step_comes_back_from_the_journal_the_same(step: object) -> None:
     line = json.loads(json.dumps(encode(Decided(step), 12.0)))  # type: ignore[arg-type]
     assert decode(line) == Decided(step)  # type: ignore[arg-type]
     assert isinstance(decode(line).step, type(step))  # type: ignore[union-attr]
+
+
+NEW_OF_A_PLAN = (
+    "attention", "four_bit_compute", "loader_workers", "pinned_memory", "blocking_launches",
+    "excluded",
+)  # fmt: skip
+
+
+def test_a_launch_of_an_older_journal_says_nothing_of_what_came_later() -> None:
+    launch = Launch(2, builders.plan(), CARRY, "checkpoints/checkpoint-5", 5, REMEDY, "why")
+    line = json.loads(json.dumps(encode(Decided(launch), 12.0)))
+    for name in ("set_aside", "rebuild_ops", "steps_again"):
+        del line[name]
+    for name in NEW_OF_A_PLAN:
+        del line["plan"][name]
+    read = decode(line)
+    assert read == Decided(dataclasses.replace(launch, plan=launch.plan.but(attention="given")))
+
+
+def test_a_wait_and_an_end_of_an_older_journal_still_load() -> None:
+    for event, name in ((Decided(Wait(5.0, "why")), "free_bytes"), (Waited(5.0), "room")):
+        line = json.loads(json.dumps(encode(event, 12.0)))
+        del line[name]
+        assert decode(line) == event
+    line = json.loads(json.dumps(encode(Decided(GiveUp("why")), 12.0)))
+    del line["cure"]
+    assert decode(line) == Decided(GiveUp("why"))

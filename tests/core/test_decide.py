@@ -7,6 +7,7 @@ import pytest
 
 from autotune.core.carry import CarryKind
 from autotune.core.decide import Outlook, Saved, next_step
+from autotune.core.evidence import Card, Machine
 from autotune.core.failure import Failure, Phase
 from autotune.core.history import Attempt, Story
 from autotune.core.plan import Plan
@@ -126,7 +127,9 @@ def test_time_for_waiting_that_is_spent_ends_waits_and_not_rungs() -> None:
     limits = {"limits": {"wait": "1h"}}
     neighbour = builders.attempt(1, PLAN, Failure.DEVICE_OOM_COTENANT)
     step = next_step(builders.story(neighbour, waited_seconds=3600.0), outlook(limits))
-    assert step == GiveUp("1 h 0 min were spent waiting, and the job allows 1 h 0 min")
+    assert isinstance(step, GiveUp)
+    assert step.why == "1 h 0 min were spent waiting, and the job allows 1 h 0 min"
+    assert step.cure.startswith("ask who holds the GPU")
     own = builders.attempt(1, PLAN)
     step = next_step(builders.story(own, waited_seconds=3600.0), outlook(limits))
     assert rung_of(step) == "smaller_micro_batch"
@@ -139,7 +142,7 @@ def test_a_pause_comes_before_the_attempt_it_belongs_to() -> None:
     assert step.seconds == 300
     after = builders.story(neighbour, waited_seconds=300.0, waited_since_end=True)
     again = launched(next_step(after, outlook()))
-    assert (again.plan, rung_of(again)) == (PLAN, "retry_unchanged")
+    assert (again.plan, rung_of(again)) == (PLAN, "wait_for_neighbour")
     assert again.remedy is not None
     assert not again.remedy.spend
 
@@ -218,6 +221,14 @@ def test_an_offload_the_job_itself_asked_for_is_dropped() -> None:
     story = builders.story(builders.attempt(1, plan, Failure.OFFLOAD_DEVICE))
     step = launched(next_step(story, outlook(start=plan)))
     assert (rung_of(step), step.plan) == ("drop_offload", PLAN)
+
+
+def test_a_card_whose_memory_broke_is_left_out_whatever_rank_spoke() -> None:
+    machine = Machine(cards=(Card(3, uncorrected_errors=2), Card(2, slowed_by=("heat",))))
+    broken = builders.attempt(1, PLAN, Failure.GPU_HARDWARE, machine=machine)
+    look = outlook(around=builders.around(gpus=(2, 3)))
+    step = launched(next_step(builders.story(broken), look))
+    assert (rung_of(step), step.plan.excluded, step.plan.world_size) == ("exclude_device", (3,), 1)
 
 
 def test_a_stop_comes_before_everything_that_was_not_begun() -> None:

@@ -11,7 +11,7 @@ from autotune.core.history import Attempt, Story
 from autotune.core.ladder import Choice, Means, broken_settings, choose
 from autotune.core.plan import Change, Plan
 from autotune.core.policy import Policy, Rule
-from autotune.core.rung import Result, Scene
+from autotune.core.rung import Result, Rung, Scene
 from tests import builders
 
 KEPT = Carry(CarryKind.SAME, "nothing that is saved changes")
@@ -26,7 +26,7 @@ def means(
     outlook = builders.outlook(job=builders.job(**job or {}))
     chosen = builders.shipped(policy) if isinstance(policy, str) else policy
 
-    def carry_to(plan: Plan) -> Carry:
+    def carry_to(plan: Plan, _: Rung) -> Carry:
         return next((c for name, c in carries.items() if getattr(plan, name)), KEPT)
 
     return Means(outlook.job, chosen, outlook.rungs, carry_to)
@@ -236,7 +236,7 @@ def test_a_carry_that_is_impossible_or_needs_consent_is_passed_over() -> None:
     lossy = Carry(kind, "moments are lost", needs_consent=consent)
     never = Carry(CarryKind.IMPOSSIBLE, "shards of another world")
 
-    def carry_to(wanted: Plan) -> Carry:
+    def carry_to(wanted: Plan, _: Rung) -> Carry:
         if wanted.quantization == "nf4":
             return never
         return lossy if wanted.zero_stage == 3 else KEPT
@@ -261,16 +261,17 @@ def test_a_cause_that_had_its_share_is_given_up_with_the_count() -> None:
 
 
 def test_a_neighbour_has_no_ceiling_but_waiting() -> None:
-    again = builders.remedy("retry_unchanged", rule=8, spend=False)
     cotenant = Failure.DEVICE_OOM_COTENANT
-    many = [builders.attempt(n, failure=cotenant, taken=again) for n in range(1, 150)]
     scene = builders.scene(why=builders.diagnosis(cotenant))
-    assert taken(choice(scene, builders.story(*many)))[0] == "retry_unchanged"
+    place, _ = builders.shipped().rule_for(scene)
+    again = builders.remedy("wait_for_neighbour", rule=place, spend=False)
+    many = [builders.attempt(n, failure=cotenant, taken=again) for n in range(1, 150)]
+    assert taken(choice(scene, builders.story(*many)))[0] == "wait_for_neighbour"
 
 
 def attempts(failure: Failure, rule: int, count: int) -> list[Attempt]:
     """Return an attempt that failed and `count` retries that failed again."""
-    again = builders.remedy("retry_unchanged", rule=rule, spend=False)
+    again = builders.remedy("another_port", rule=rule, spend=False)
     first = builders.attempt(1, failure=failure)
     rest = [builders.attempt(n + 2, failure=failure, taken=again) for n in range(count)]
     return [first, *rest]
@@ -284,7 +285,9 @@ def test_a_rule_that_had_its_share_is_given_up_with_the_count() -> None:
         assert found.plan == scene.plan
     found = choice(scene, builders.story(*attempts(Failure.RENDEZVOUS_PORT, place, 3)))
     assert found.plan is None
-    assert found.why_not == f"rule {place} (`{rule.when}`) was used 3 times without progress"
+    assert found.why_not == (
+        f"`another_port` of rule {place} (`{rule.when}`) was used 3 times without progress"
+    )
 
 
 def test_a_failure_without_a_remedy_is_given_up_with_the_rules_reason() -> None:

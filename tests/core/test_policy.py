@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from autotune.cli.wiring import all_rungs
+from autotune.core.evidence import Diagnosis, Reason
 from autotune.core.facts import FACTS
-from autotune.core.failure import Failure, Phase, Trait
+from autotune.core.failure import Failure, Phase, Role, Trait
 from autotune.core.fault import Fault, InputError
 from autotune.core.plan import Plan
 from autotune.core.policy import ANYTHING, Policy
@@ -251,7 +252,20 @@ def test_a_policy_is_found_by_name_or_beside_the_job(tmp_path: Path) -> None:
     assert "`default`" in refused.value.faults[0].hint
 
 
+def resting_on(signature: str) -> Diagnosis:
+    """Return a diagnosis that rests on one line."""
+    return builders.diagnosis(evidence=(Reason(signature, Role.ROOT, 1, "words"),))
+
+
+TOLD: dict[str, Diagnosis] = {
+    "op_missing": resting_on("offload_op_missing"),
+    "native_crash": resting_on("native_crash"),
+    "access_refused": resting_on("hub_refused"),
+    "toolkit_missing": resting_on("toolkit_missing"),
+}
 TRUE_OF: dict[str, tuple[Plan, Phase | None, str]] = {
+    **{name: (builders.plan(), None, "cuda") for name in TOLD},
+    "in_fp16": (builders.plan(dtype="fp16"), None, "cuda"),
     "in_evaluation": (builders.plan(), Phase.EVAL, "cuda"),
     "in_save": (builders.plan(), Phase.SAVE, "cuda"),
     "in_load": (builders.plan(), Phase.LOAD, "cuda"),
@@ -269,7 +283,11 @@ TRUE_OF: dict[str, tuple[Plan, Phase | None, str]] = {
 def test_every_fact_is_true_somewhere_and_false_elsewhere(fact: str) -> None:
     holds = {
         name: FACTS[fact](
-            builders.scene(plan, builders.diagnosis(phase=phase), builders.around(device=device))
+            builders.scene(
+                plan,
+                TOLD.get(name, builders.diagnosis(phase=phase)),
+                builders.around(device=device),
+            )
         )
         for name, (plan, phase, device) in TRUE_OF.items()
     }
@@ -279,6 +297,23 @@ def test_every_fact_is_true_somewhere_and_false_elsewhere(fact: str) -> None:
         holds[trait.value] = holds.get(trait.value, False) or shown
     assert holds[fact]
     assert not all(holds.values())
+
+
+@pytest.mark.parametrize(
+    ("figures", "exceeds"),
+    [
+        ({"requested": 90, "capacity": 80}, True),
+        ({"requested": 30, "capacity": 80, "limit": 24}, True),
+        ({"requested": 20, "capacity": 80, "limit": 24}, False),
+        ({"requested": 90}, False),
+        ({"capacity": 80}, False),
+    ],
+)
+def test_figures_alone_show_a_request_that_exceeds_the_device(
+    figures: dict[str, float], exceeds: bool
+) -> None:
+    why = builders.diagnosis(figures=builders.figures(**figures))
+    assert FACTS["request_exceeds_device"](builders.scene(why=why)) is exceeds
 
 
 def test_anything_is_not_a_failure() -> None:

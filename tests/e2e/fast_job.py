@@ -111,13 +111,13 @@ def left_behind(job: Path) -> list[int]:
 def trained_steps(job: Path) -> list[int]:
     """Return the optimizer steps that made it into the final weights, in order.
 
-    Of each attempt those count that lie before the step its successor resumed from.
+    Of each attempt those count that lie before every step its successors resumed from.
     """
     told = story(job)
     kept: list[int] = []
     for place, attempt in enumerate(told.attempts):
         later = told.attempts[place + 1 :]
-        until = later[0].launch.checkpoint_step if later else 10**9
+        until = min((one.launch.checkpoint_step for one in later), default=10**9)
         events = run_folder(job) / "attempts" / f"{attempt.number:03d}" / "events"
         file = events / "rank0.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []

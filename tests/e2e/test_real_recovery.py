@@ -93,6 +93,40 @@ def test_killed_outright_and_then_stopped_it_goes_on_to_the_very_same_steps(
         assert ours[step][0] == pytest.approx(loss, rel=2e-4), step
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", ["*/*optim_states.pt", "*/*model_states.pt"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_very_same_steps_follow(
+    tmp_path: Path, data: Path, undisturbed: Path, damaged: str
+) -> None:
+    job = make_job(tmp_path, data, None, proof=False, checkpoints={"every": 1, "keep": 3})
+    run = job.parent / "runs" / "real"
+    supervisor = begin(job)
+    until(lambda: trained(run) >= 3, "a third step", seconds=300)
+    supervisor.send_signal(signal.SIGINT)
+    assert supervisor.wait(timeout=300) == 4
+    held = newest(run / "checkpoints")
+    assert held is not None
+    for shard in held.path.glob(damaged):
+        with shard.open("r+b") as file:
+            file.truncate(shard.stat().st_size // 2)
+
+    assert autotune(job) == 0, (tmp_path / "terminal").read_text()
+
+    journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    ended = [e["diagnosis"] for e in journal if e["event"] == "attempt_ended"]
+    print([(one["failure"], one["phase"], one["why"]) for one in ended])
+    launches = [e for e in journal if e["event"] == "decided" and e["step"] == "launch"]
+    assert launches[-1]["remedy"]["rung"] == "previous_checkpoint"
+    assert launches[-1]["steps_again"] == 1
+    aside = [path.name for path in (run / "checkpoints" / "set-aside").iterdir()]
+    assert aside == [f"checkpoint-{held.step}-by-attempt-{len(launches):03d}"]
+    ours, theirs = story_of_steps(run), story_of_steps(undisturbed)
+    assert list(ours) == list(theirs)
+    for step, (loss, samples) in theirs.items():
+        assert ours[step][1] == samples, step
+        assert ours[step][0] == pytest.approx(loss, rel=2e-4), step
+
+
 def trained(run: Path) -> int:
     """Return the newest step that any attempt of the run reported."""
     events = run.glob("attempts/*/events/rank0.jsonl")

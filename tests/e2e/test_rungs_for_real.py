@@ -18,6 +18,7 @@ import pytest
 from autotune.cli.wiring import all_rungs
 from autotune.core.allocator import NEW_NAME, show
 from autotune.core.carry import CarryKind
+from autotune.core.failure import Failure
 from autotune.core.plan import Plan
 from tests import builders
 from tests.e2e.real_start import VOCABULARY, Outcome, Subject
@@ -263,6 +264,7 @@ def test_a_base_in_four_bits_is_a_fraction_of_itself(wide: Subject) -> None:
     after = wide.start("adapters_nf4", up("four_bit", ADAPTERS))
     in_force = differing(before, after)
     assert in_force.pop("quantization") == ("none", "nf4")
+    assert in_force.pop("four_bit_compute") == (None, "float32")
     in_force.pop("parameters", None)  # two 4-bit weights are packed into one number
     assert in_force == {}
     # 67 million of the weights of four bytes become half a byte each: 235 MB less.
@@ -290,10 +292,80 @@ def test_parameters_on_the_host_go_on_from_a_checkpoint_written_without(wide: Su
     same_steps(after, before)
 
 
+@pytest.mark.slow
+def test_samples_come_in_the_same_order_with_and_without_loader_workers(deep: Subject) -> None:
+    before = deep.start("two_workers", SMALL_BUCKETS.but(loader_workers=2))
+    after = deep.start("small_buckets", up("no_loader_workers", before.plan))
+    assert differing(before, after) == {"loader_workers": (2, 0)}
+    same_steps(after, before)
+
+
+@pytest.mark.slow
+def test_a_plainer_attention_takes_the_same_steps(deep: Subject) -> None:
+    before = with_small_buckets(deep)
+    after = deep.start("eager", up("plainer_attention", before.plan))
+    assert differing(before, after) == {"attention": ("sdpa", "eager")}
+    same_steps(after, before)
+
+
+@pytest.mark.slow
+def test_half_precision_goes_on_in_single_from_a_converted_checkpoint(deep: Subject) -> None:
+    before = deep.start("bf16", SMALL_BUCKETS.but(dtype="bf16"))
+    after = deep.start("fp32", up("change_dtype", before.plan), resume=(before, 2))
+    assert after.began_from.kind is CarryKind.STAGED
+    assert differing(before, after) == {"dtype": ("bfloat16", "float32")}
+    assert min(after.losses) == 3
+    assert after.losses == pytest.approx({s: before.losses[s] for s in after.losses}, rel=0.01)
+    assert after.samples == {step: before.samples[step] for step in after.samples}
+
+
+@pytest.mark.slow
+def test_one_rank_goes_on_from_what_two_have_saved(deep: Subject) -> None:
+    before = with_small_buckets(deep)
+    where = builders.around(gpus=(0, 1))
+    broken = builders.diagnosis(Failure.GPU_HARDWARE, rank=1)
+    plan = all_rungs()["exclude_device"].apply(builders.scene(before.plan, broken, where))
+    assert (plan.world_size, plan.excluded, plan.accumulation) == (1, (1,), 2)
+    after = deep.start("one_rank", plan, resume=(before, 2))
+    assert after.began_from.kind is CarryKind.STAGED
+    assert (after.settings["world_size"], after.settings["global_batch"]) == (1, 16)
+    assert min(after.losses) == 3
+    same_steps(after, before)
+
+
+@pytest.mark.slow
+def test_four_bit_layers_multiply_in_single_precision(wide: Subject) -> None:
+    plan = up("four_bit", ADAPTERS.but(dtype="bf16"))
+    before = wide.start("adapters_nf4_bf16", plan)
+    after = wide.start("adapters_nf4_in_fp32", up("four_bit_compute", plan), resume=(before, 1))
+    assert after.began_from.kind is CarryKind.SAME
+    assert differing(before, after) == {"four_bit_compute": ("bfloat16", "float32")}
+    assert after.losses == pytest.approx({2: before.losses[2]}, rel=0.02)
+
+
+@pytest.mark.slow
+def test_adapters_on_four_bits_come_back_from_stage_three(wide: Subject) -> None:
+    high = wide.start("nf4_stage_3_afresh", up("zero_up", up("four_bit", ADAPTERS)))
+    after = wide.start("nf4_stage_2_after_3", up("zero_down", high.plan), resume=(high, 1))
+    assert (after.settings["zero_stage"], after.settings["quantization"]) == (2, "nf4")
+    assert after.began_from.kind is CarryKind.STAGED
+    assert after.losses == pytest.approx({2: high.losses[2]}, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_adapters_go_on_over_a_base_that_is_not_quantized_any_more(wide: Subject) -> None:
+    before = wide.start("adapters_nf4", up("four_bit", ADAPTERS))
+    after = wide.start("adapters_again", up("unquantize", before.plan), resume=(before, 1))
+    assert after.settings["quantization"] == "none"
+    assert after.losses == pytest.approx({2: before.losses[2]}, rel=0.05)
+
+
 def test_every_rung_of_the_folder_is_tried_for_real_here() -> None:
     text = Path(__file__).read_text()
-    unproven = [name for name in all_rungs() if f'"{name}"' not in text]
-    # On a CPU these say that they do not apply, and are put into the plan by hand; a retry
-    # changes nothing that could be seen.
-    by_hand = {"offload_optimizer", "offload_param", "allocator_settings", "retry_unchanged"}
-    assert set(unproven) <= by_hand
+    unproven = {name for name, rung in all_rungs().items() if f'"{name}"' not in text}
+    # On a CPU these say that they do not apply. The first three are put into the plan by hand.
+    need_a_gpu = {"offload_optimizer", "offload_param", "allocator_settings"}
+    need_a_gpu |= {"unpinned_memory", "blocking_launches"}
+    # These change no setting that a rank could report; tests/e2e/test_deeds.py tries what they do.
+    keep_the_plan = {name for name, rung in all_rungs().items() if rung.keeps_plan}
+    assert unproven <= need_a_gpu | keep_the_plan

@@ -98,8 +98,11 @@ def test_offload_is_put_in_beside_the_users_details_and_taken_out_whole(key: str
 
 def test_a_device_and_pinning_the_user_has_named_are_kept() -> None:
     config = {"zero_optimization": {"offload_optimizer": {"device": "nvme", "pin_memory": True}}}
-    on = ds_config.with_plan(config, builders.plan(offload_optimizer=True))
+    plan = builders.plan(offload_optimizer=True, pinned_memory=True)
+    on = ds_config.with_plan(config, plan)
     assert zero(on)["offload_optimizer"] == {"device": "nvme", "pin_memory": True}
+    off = ds_config.with_plan(config, plan.but(pinned_memory=False))
+    assert zero(off)["offload_optimizer"] == {"device": "nvme", "pin_memory": False}
 
 
 @pytest.mark.parametrize(

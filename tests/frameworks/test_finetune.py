@@ -11,7 +11,8 @@ from autotune.core.carry import WantedShape, decide_carry
 from autotune.core.job import Job
 from autotune.core.plan import Plan
 from autotune.frameworks import ds_config
-from autotune.frameworks.finetune import Finetune, settings_with_plan
+from autotune.frameworks.finetune import Finetune
+from autotune.frameworks.finetune_at_plan import settings_with_plan
 from autotune.frameworks.framework import Looked, Setting
 from tests import builders
 
@@ -198,6 +199,8 @@ PLANS = {
     "lora": builders.plan(method="lora", quantization="nf4", activation_checkpointing=True),
     "stage_3": builders.plan(zero_stage=3, gather_on_save=False, offload_param=True),
     "small": builders.plan(reduce_bucket=5, allgather_bucket=6, eval_micro_batch=1, dtype="fp32"),
+    "readers": builders.plan(attention="eager", loader_workers=3),
+    "in_fp32": builders.plan(method="lora", quantization="nf4", four_bit_compute="fp32"),
 }
 
 
@@ -212,6 +215,10 @@ def test_every_setting_of_a_plan_reaches_the_file_the_child_reads(plan: Plan) ->
     assert read["method"]["kind"] == plan.method
     assert read["method"]["quantization"] == plan.quantization
     assert read["model"]["dtype"] == plan.dtype
+    assert read["model"]["attention"] == plan.attention
+    compute = plan.dtype if plan.four_bit_compute == "dtype" else "fp32"
+    assert read["method"]["compute"] == compute
+    assert read["data"]["workers"] == plan.loader_workers
     assert read["activation_checkpointing"] is plan.activation_checkpointing
     assert zero["stage"] == plan.zero_stage
     assert (zero["reduce_bucket_size"], zero["allgather_bucket_size"]) == (
@@ -221,6 +228,31 @@ def test_every_setting_of_a_plan_reaches_the_file_the_child_reads(plan: Plan) ->
         assert (key in zero) is getattr(plan, key)
     gathers = zero.get("stage3_gather_16bit_weights_on_model_save")
     assert gathers == (plan.gather_on_save if plan.zero_stage == 3 else None)
+
+
+def test_a_plan_of_an_older_journal_keeps_the_attention_of_the_settings() -> None:
+    held = builders.plan(attention="given")
+    assert train_file(held, job({"attention": "eager"}))["model"]["attention"] == "eager"
+
+
+def test_memory_is_pinned_where_settings_or_configuration_say_so_until_a_rung_forbids_it() -> None:
+    offload = {"offload_optimizer": {"device": "cpu", "pin_memory": True}}
+    assert not start().pinned_memory
+    assert start(zero_optimization=offload).pinned_memory
+    plan = start({"pin_memory": True}, zero_optimization=offload)
+    looked = Looked(deepspeed={"zero_optimization": offload})
+    for pinned in (True, False):
+        wanted = plan.but(pinned_memory=pinned)
+        read = train_file(wanted, job({"pin_memory": True}), looked=looked)
+        assert read["data"]["pin_memory"] is pinned
+        zero = read["deepspeed"]["zero_optimization"]
+        assert zero["offload_optimizer"]["pin_memory"] is pinned
+
+
+def test_blocking_launches_of_the_jobs_environment_are_where_the_plan_starts() -> None:
+    given = job(env={"CUDA_LAUNCH_BLOCKING": "1"})
+    assert TRAINER.start(given, Looked(), 2).blocking_launches
+    assert not start().blocking_launches
 
 
 def test_paths_are_read_against_the_folder_of_the_job() -> None:

@@ -7,6 +7,7 @@ proof.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -15,6 +16,7 @@ import pytest
 from autotune.cli.wiring import all_rungs
 from autotune.core.allocator import NEW_NAME, merge, parse, show
 from autotune.core.plan import Plan
+from autotune.frameworks.finetune import BLOCKING
 from tests import builders
 from tests.e2e.real_start import VOCABULARY, Outcome, Subject
 
@@ -148,6 +150,30 @@ def test_the_allocators_settings_are_in_force_inside_the_rank(subject: Subject) 
     assert after.settings["allocator"][NEW_NAME] == (
         "max_split_size_mb:512,expandable_segments:True"
     )
+
+
+def test_launches_that_block_are_in_force_inside_the_rank(subject: Subject) -> None:
+    before = subject.start("base", base())
+    after = subject.start("blocking", up("blocking_launches", base()), env={BLOCKING: "1"})
+    assert after.settings["blocking_launches"] is True
+    same_losses(after, before)
+
+
+def test_an_offload_that_pinned_host_memory_goes_on_without(subject: Subject) -> None:
+    table = {"zero_optimization": {"offload_optimizer": {"pin_memory": True}}}
+    pinning = dataclasses.replace(subject, deepspeed=table, started={})
+    plan = base().but(offload_optimizer=True, pinned_memory=True)
+    before = pinning.start("pinned", plan)
+    after = pinning.start("unpinned", up("unpinned_memory", plan), resume=(before, 2))
+    assert (before.settings["offload_pins"][0], after.settings["offload_pins"][0]) == (True, False)
+    same_losses(after, before)
+
+
+def test_a_plainer_attention_takes_the_same_steps(subject: Subject) -> None:
+    before = subject.start("base", base())
+    after = subject.start("eager", up("plainer_attention", base()))
+    assert after.settings["attention"] == "eager"
+    same_losses(after, before)
 
 
 def test_the_allocators_cap_really_refuses(subject: Subject) -> None:

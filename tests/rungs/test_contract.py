@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from autotune.cli.wiring import all_rungs
 from autotune.core.codec import from_plain, to_plain
+from autotune.core.failure import Failure
 from autotune.core.plan import Plan, changes
 from autotune.core.rung import Result, Rung, Scene
 from autotune.frameworks.finetune import Finetune
 from tests import builders
 
 RUNGS = sorted(all_rungs().values(), key=lambda rung: rung.name)
-CHANGING = [rung for rung in RUNGS if not rung.changes_nothing]
+CHANGING = [rung for rung in RUNGS if not rung.keeps_plan]
 FIELDS = {field.name for field in dataclasses.fields(Plan)}
 # The longest way down: a micro-batch of 2**16 halves sixteen times.
 FAR_ENOUGH = 20
@@ -60,18 +61,37 @@ def plans(draw: st.DrawFn) -> Plan:
         gather_on_save=draw(st.booleans()),
         round_robin_gradients=draw(st.booleans()),
         allocator=tuple(held),
+        attention=draw(st.sampled_from(["given", "sdpa", "eager", "flash_attention_2"])),
+        four_bit_compute=draw(st.sampled_from(["dtype", "fp32"])),
+        loader_workers=draw(st.integers(0, 16)),
+        pinned_memory=draw(st.booleans()),
+        blocking_launches=draw(st.booleans()),
     )
 
 
 @st.composite
 def scenes(draw: st.DrawFn) -> Scene:
-    """Plans that ran out of memory somewhere."""
+    """Plans that failed somehow somewhere, on GPUs some of which may not answer any more."""
+    plan = draw(plans())
+    gpus = tuple(range(plan.world_size))
     where = builders.around(
         device=draw(st.sampled_from(["cpu", "cuda"])),
         has_evaluation=draw(st.booleans()),
         platform=draw(st.sampled_from(["linux", "wsl", "tegra"])),
+        gpus=gpus,
+        broken_gpus=tuple(draw(st.lists(st.sampled_from(gpus), unique=True, max_size=2))),
     )
-    return builders.scene(draw(plans()), where=where)
+    why = builders.diagnosis(
+        draw(st.sampled_from(Failure)),
+        rank=draw(st.sampled_from([None, *gpus])),
+    )
+    held = draw(st.lists(st.integers(1, 99), unique=True, max_size=3))
+    steps = tuple(sorted(held, reverse=True))
+    return dataclasses.replace(
+        builders.scene(plan, why, where),
+        checkpoints=steps,
+        started_from=draw(st.sampled_from([0, *steps])),
+    )
 
 
 @every_rung
@@ -118,12 +138,17 @@ def test_a_rung_changes_something_and_only_what_it_names(rung: Rung, scene: Scen
 
 @every_change
 def test_every_setting_a_rung_names_is_changed_by_it_somewhere(rung: Rung) -> None:
-    wide = builders.plan(method="lora", offload_optimizer=False)
+    wide = builders.plan(method="lora", offload_optimizer=False, loader_workers=4)
+    wide = wide.but(pinned_memory=True)
     shapes = [wide, wide.but(zero_stage=3), wide.but(zero_stage=3, offload_optimizer=True)]
     shapes += [wide.but(zero_stage=3, offload_param=True)]
+    shapes += [wide.but(quantization="nf4"), wide.but(quantization="nf4", zero_stage=3)]
+    shapes += [wide.but(attention="flash_attention_2"), wide.but(world_size=3, micro_batch=4)]
+    broken = builders.diagnosis(Failure.GPU_HARDWARE, rank=1)
     changed: set[str] = set()
     for plan in shapes:
-        scene = builders.scene(plan)
+        gpus = builders.around(gpus=tuple(range(plan.world_size)))
+        scene = builders.scene(plan, broken, gpus)
         if rung.applies(scene) is None:
             changed |= {change.setting for change in changes(plan, rung.apply(scene))}
     assert changed == rung.knobs

@@ -5,13 +5,16 @@ A story is YAML: `about`, then optionally `policy` (default), `job` (keys of a j
 says what happened and what comes `then`:
 
 - `ended`: the failure that ended the attempt now running, with `phase`, `step` (of its newest
-  checkpoint, which is then the run's) and any other field of the evidence;
+  checkpoint, or of all it wrote, oldest first), what else is told of the diagnosis (`rank`, `cure`,
+  the signature it `rests_on`, its `traits`, `figures` in GiB), and any other field of the evidence;
 - `unconverted: true`: the checkpoint could not be converted for the attempt just decided;
-- `waited: seconds`, `proved: true`, `stop_asked: by`, or nothing, for the first row.
+- `waited: seconds` (or with the `room` it found), `proved: true`, `stop_asked: by`, or nothing, for
+  the first row.
 
 `then` is one of `launch` (its `rung`, or none; every change as people read it; optionally
-`carry`, `from` a step, `spent` attempts so far, `passed_over` rungs), `wait` (seconds), `prove`,
-`finish`, `give_up` (words of the reason; optionally `passed_over`) and `stop`.
+`carry`, `from` a step, `set_aside` steps, `rebuild`, `spent` attempts so far, `passed_over` rungs),
+`wait` (seconds, or fields of the wait), `prove`, `finish`, `give_up` (words of the reason;
+optionally of the `cure`, and `passed_over`) and `stop`.
 """
 
 from pathlib import Path
@@ -21,7 +24,8 @@ import pytest
 
 from autotune.core.carry import CarryKind
 from autotune.core.decide import Outlook, Saved, next_step
-from autotune.core.failure import Failure, Phase
+from autotune.core.evidence import Reason
+from autotune.core.failure import Failure, Phase, Role, Trait
 from autotune.core.history import Story, tell
 from autotune.core.plan import changes
 from autotune.core.record import (
@@ -54,6 +58,7 @@ class Teller:
         assert set(data) <= KEYS, set(data) - KEYS
         self.start = builders.plan(**data.get("plan", {}))
         self.saved: Saved | None = None
+        self.earlier: tuple[Saved, ...] = ()
         self.data = data
         started = RunStarted("r", "a-job", "identity", self.start, "cuda")
         self.story: Story = tell(Story(), started)
@@ -66,6 +71,7 @@ class Teller:
             around=builders.around(**self.data.get("around", {})),
             start=self.start,
             saved=self.saved,
+            earlier=self.earlier,
         )
 
     def happen(self, row: dict[str, Any]) -> None:
@@ -80,7 +86,8 @@ class Teller:
             self._ended({"failure": "checkpoint_mismatch"})
         elif kind == "waited":
             assert isinstance(self.step, Wait)
-            self.story = tell(self.story, Waited(float(given)))
+            told = given if isinstance(given, dict) else {"seconds": given}
+            self.story = tell(self.story, Waited(float(told["seconds"]), told.get("room")))
         elif kind == "proved":
             assert isinstance(self.step, Prove)
             self.story = tell(self.story, Proved(given, "as the story says"))
@@ -105,12 +112,22 @@ class Teller:
         number = self._running().attempt
         failure, phase = Failure(given.pop("failure")), given.pop("phase", None)
         step = given.pop("step", None)
-        if step is not None:
-            self.saved = Saved(f"checkpoints/checkpoint-{step}", step, number)
+        held = [one for one in (self.saved, *self.earlier) if one]
+        held = [one for one in held if one.name not in self._running().set_aside]
+        for new in [step] if isinstance(step, int) else step or []:
+            held.insert(0, Saved(f"checkpoints/checkpoint-{new}", new, number))
+        self.saved, self.earlier = (held[0] if held else None), tuple(held[1:])
         reached = self.saved.step if self.saved else 0
+        told: dict[str, Any] = {key: given.pop(key) for key in ("rank", "cure") if key in given}
+        if "rests_on" in given:
+            told["evidence"] = (Reason(given.pop("rests_on"), Role.ROOT, 1, "words"),)
+        if "traits" in given:
+            told["traits"] = tuple(Trait(trait) for trait in given.pop("traits"))
+        if "figures" in given:
+            told["figures"] = builders.figures(**given.pop("figures"))
         seen = {"seconds": 60.0, "checkpoint_step": reached, **given}
         evidence = builders.evidence(attempt=number, **seen)
-        found = builders.diagnosis(failure, phase=Phase(phase) if phase else None)
+        found = builders.diagnosis(failure, phase=Phase(phase) if phase else None, **told)
         self.story = tell(self.story, AttemptEnded(number, evidence, found))
 
 
@@ -124,6 +141,12 @@ def check_launch(teller: Teller, step: Step, wanted: dict[str, Any], before: Any
         assert step.carry.kind is CarryKind(wanted["carry"])
     if "from" in wanted:
         assert step.checkpoint_step == wanted["from"]
+    if "set_aside" in wanted:
+        assert list(step.set_aside) == [f"checkpoints/checkpoint-{n}" for n in wanted["set_aside"]]
+        lost = sum(wanted["set_aside"][:1]) - step.checkpoint_step if step.set_aside else 0
+        assert step.steps_again == lost
+    if "rebuild" in wanted:
+        assert step.rebuild_ops is wanted["rebuild"]
     if "spent" in wanted:
         assert teller.story.spent == wanted["spent"]
     if "passed_over" in wanted:
@@ -138,11 +161,13 @@ def check(teller: Teller, step: Step, then: dict[str, Any], before: Any) -> None
     if kind == "launch":
         check_launch(teller, step, wanted, before)
     elif kind == "wait":
-        assert isinstance(step, Wait)
-        assert step.seconds == wanted
+        assert isinstance(step, Wait), step
+        told = wanted if isinstance(wanted, dict) else {"seconds": wanted}
+        assert {key: getattr(step, key) for key in told} == told
     elif kind == "give_up":
         assert isinstance(step, GiveUp), step
         assert wanted["why"] in step.why
+        assert wanted.get("cure", "") in step.cure
         if "passed_over" in wanted:
             assert {one.rung: one.why for one in step.passed_over} == wanted["passed_over"]
     else:

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from autotune.world.checkpoints import SENTINEL, Checkpoint, inspect, newest, remove_broken
+from autotune.child.finetune import keep_newest
+from autotune.world.checkpoints import (
+    SENTINEL,
+    Checkpoint,
+    inspect,
+    newest,
+    remove_broken,
+    set_aside,
+)
+from autotune.world.checkpoints import whole as all_whole
 
 
 def whole(folder: Path, step: int, world_size: int = 2) -> Path:
@@ -92,3 +101,36 @@ def test_half_written_checkpoints_after_the_start_are_removed_and_nothing_else(
 
     names = sorted(f.name for f in tmp_path.iterdir())
     assert names == ["checkpoint-10", "checkpoint-5", "checkpoint-best"]
+
+
+def test_whole_checkpoints_are_listed_newest_first(tmp_path: Path) -> None:
+    for step in (9, 100, 10):
+        whole(tmp_path, step)
+    (tmp_path / "checkpoint-100" / "latest").unlink()
+
+    assert [found.step for found in all_whole(tmp_path)] == [10, 9]
+
+
+def test_a_checkpoint_set_aside_is_kept_and_found_by_nobody(tmp_path: Path) -> None:
+    whole(tmp_path, 10)
+    damaged = whole(tmp_path, 20)
+
+    place = set_aside(damaged, "attempt-003")
+
+    assert place == tmp_path / "set-aside" / "checkpoint-20-by-attempt-003"
+    assert (place / SENTINEL).is_file()
+    assert [found.step for found in all_whole(tmp_path)] == [10]
+    assert remove_broken(tmp_path, 0) == []
+    keep_newest(tmp_path, 1)  # as the trainer does
+    assert place.is_dir()
+
+
+def test_setting_aside_twice_leaves_a_checkpoint_made_since_alone(tmp_path: Path) -> None:
+    damaged = whole(tmp_path, 20)
+    place = set_aside(damaged, "attempt-003")
+    assert set_aside(damaged, "attempt-003") == place
+    whole(tmp_path, 20)
+
+    set_aside(damaged, "attempt-003")
+
+    assert [found.step for found in all_whole(tmp_path)] == [20]

@@ -194,6 +194,26 @@ def test_a_card_that_fell_off_the_bus_is_passed_over() -> None:
     assert gpus.use([1])[2] == "NVML: GPU is lost"
 
 
+def test_free_memory_is_that_of_the_fullest_card_in_use_and_a_gap_when_one_is_mute() -> None:
+    gpus = Gpus(FakeNvml([[], [], []]))
+    assert gpus.free_bytes() == 40
+    assert gpus.only((0, 2)).free_bytes() == 40
+    lost = Gpus(FakeNvml([[], [], []], broken={1}))
+    assert lost.only((0, 1)).free_bytes() is None
+    assert lost.only((0, 2)).free_bytes() == 40
+    assert Gpus(None, "no driver").free_bytes() is None
+
+
+def test_a_card_of_the_job_that_does_not_answer_is_named() -> None:
+    lost = Gpus(FakeNvml([[], [], []], broken={1}))
+    assert lost.only((0, 1, 2)).silent() == (1,)
+    assert lost.only((0, 2)).silent() == ()
+    assert lost.silent() == ()
+    # Where nothing answers, nothing is known of any card.
+    assert Gpus(FakeNvml([[], []], broken={0, 1})).only((0, 1)).silent() == ()
+    assert Gpus(None).only((0,)).silent() == ()
+
+
 @pytest.mark.parametrize("name", [n for n in dir(FakeNvml) if n.startswith("nvml")])
 def test_the_fake_keeps_the_contract_of_the_real_module(name: str) -> None:
     real, fake = getattr(pynvml, name), getattr(FakeNvml, name)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from autotune.world.ops_cache import clear_locks, keep, warm
+from autotune.world.environment import free_port
+from autotune.world.ops_cache import clear_locks, forget, keep, warm
 from autotune.world.shared_memory import sweep
 
 
@@ -37,6 +38,34 @@ def test_stale_locks_are_removed_from_a_runs_own_folder(tmp_path: Path) -> None:
     assert clear_locks(tmp_path / "ops") == ["cpu_adam"]
 
     assert not (tmp_path / "ops" / "cpu_adam" / "lock").exists()
+
+
+def test_what_is_forgotten_is_gone_from_the_run_and_the_cache_also_the_second_time(
+    tmp_path: Path,
+) -> None:
+    build(tmp_path / "first", "cpu_adam")
+    keep(tmp_path / "first", tmp_path / "cache")
+
+    for _ in range(2):
+        forget(tmp_path / "first", tmp_path / "cache")
+
+        warm(tmp_path / "second", tmp_path / "cache")
+        assert not (tmp_path / "first").exists()
+        assert not (tmp_path / "second").exists()
+
+
+def test_a_build_that_vanishes_while_it_is_copied_leaves_no_half_of_it(tmp_path: Path) -> None:
+    build(tmp_path / "cache", "cpu_adam")
+    (tmp_path / "cache" / "cpu_adam" / "build.ninja").symlink_to(tmp_path / "gone")
+
+    warm(tmp_path / "ops", tmp_path / "cache")
+
+    assert not (tmp_path / "ops" / "cpu_adam").exists()
+
+
+def test_a_port_that_was_drawn_before_is_not_drawn_again() -> None:
+    every_other = set(range(0, 65536, 2))
+    assert all(free_port(every_other) % 2 == 1 for _ in range(20))
 
 
 def test_a_run_that_cannot_reach_the_cache_goes_on(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ is above "eat_above", "fail_at" {"attempt:step": "words"} raises words at that m
 {"attempt": step} reports a loss that is no number from there on. "hang_at" {"attempt:step": kind}
 hangs for ever: stopped (rank 1, by SIGSTOP), build_lock, elsewhere (rank 0, while rank 1 waits for
 it) or, as attempt 0, in the proof. "slow_at" {"step": [kind, seconds]} only takes long: step,
-first_step (writing all the while), loop (at changing lines), eval or save.
+first_step (writing all the while), loop (at changing lines), eval or save. In the attempts of
+"unreadable_in" the checkpoint they start from cannot be read; "stale" makes every attempt fail that
+finds an extension which an earlier run has compiled.
 """
 
 import json
@@ -29,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from autotune.child.finetune import answer_with_stacks
 
 VERSIONS = {
-    "torch": "2.13.0+cpu", "transformers": "5.23.0", "peft": "0.21.2", "deepspeed": "0.19.8",
-    "bitsandbytes": "0.50.2", "accelerate": "1.15.0",
+    "torch": os.environ.get("FAST_TORCH", "2.13.0+cpu"), "transformers": "5.23.0",
+    "peft": "0.21.2", "deepspeed": "0.19.8", "bitsandbytes": "0.50.2", "accelerate": "1.15.0",
 }  # fmt: skip
 
 
@@ -68,7 +70,11 @@ def main() -> int:
         print(json.dumps(VERSIONS))
         return 0
     if words[:2] == ["-m", "deepspeed.launcher.runner"]:
-        return launch(int(words[words.index("--num_gpus") + 1]), Path(words[-1]))
+        if "--include" in words:
+            ranks = len(words[words.index("--include") + 1].split(","))
+        else:
+            ranks = int(words[words.index("--num_gpus") + 1])
+        return launch(ranks, Path(words[-1]))
     if words[0].endswith("convert.py"):
         return convert(json.loads(words[1]))
     return Rank(int(words[1]), Path(words[2])).run()
@@ -178,6 +184,12 @@ class Rank:
             self.hang(self.story.get("hang_at", {}).get("0:0"))
             self.emit("proven", step=first, loss=1.0, eval_loss=1.1)
             return 0
+        if self.attempt in self.story.get("unreadable_in", []):
+            self.fail("PytorchStreamReader failed reading zip archive", first + 1, "resume")
+        if self.story.get("stale") and list(
+            Path(os.environ["TORCH_EXTENSIONS_DIR"]).glob("*/*.so")
+        ):
+            self.fail("Error building extension 'fused_adam'", first + 1, "load")
         self.emit("settings", micro_batch=micro, total_steps=total, world_size=batch["world_size"])
         if "flood" in self.story:
             kind, size = self.story["flood"]
@@ -249,10 +261,10 @@ class Rank:
             samples=samples, memory={"data_bytes": 10**8 * micro},
         )  # fmt: skip
 
-    def fail(self, words: str, step: int) -> None:
+    def fail(self, words: str, step: int, phase: str = "forward") -> None:
         """Die as a rank does: the event first, then the words."""
         self.emit(
-            "exception", type="RuntimeError", message=words, phase="forward", step=step - 1,
+            "exception", type="RuntimeError", message=words, phase=phase, step=step - 1,
             traceback="", memory={"data_bytes": 10**9},
         )  # fmt: skip
         print(f"[rank{self.rank}]: RuntimeError: {words}", file=sys.stderr, flush=True)

@@ -1,0 +1,153 @@
+"""Starts an attempt: its folder and files, its environment and port, its ranks and what watches."""
+
+import os
+import shutil
+from pathlib import Path
+
+from autotune import child
+from autotune.core.carry import Carry
+from autotune.core.codec import to_plain
+from autotune.core.evidence import Gap
+from autotune.core.fault import CannotLaunch, Fault
+from autotune.core.plan import Plan
+from autotune.edges import Clock, Command, Teller
+from autotune.frameworks.framework import Setting
+from autotune.ground import Ground
+from autotune.launchers import deepspeed
+from autotune.live import LiveAttempt
+from autotune.world import ops_cache
+from autotune.world.cgroup import Cgroup, make_cgroup
+from autotune.world.channel import AttemptChannel
+from autotune.world.environment import child_environment, free_port
+from autotune.world.files import make_folder, read_json, write_json, write_text
+from autotune.world.host import MemorySampler
+from autotune.world.process import RunningAttempt
+from autotune.world.shared_memory import prefix_of
+from autotune.world.stacks import StackTaker
+
+TRAINER = Path(child.__file__).parent / "finetune.py"
+
+
+class Spawner:
+    """Starts the attempts of one run."""
+
+    def __init__(self, ground: Ground, clock: Clock, tell: Teller) -> None:
+        """Work in the run folder of `ground`."""
+        self._ground = ground
+        self._clock = clock
+        self._tell = tell
+
+    def spawn(
+        self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
+    ) -> LiveAttempt:
+        """Start the ranks of `plan` in the attempt's own folder; raises CannotLaunch."""
+        try:
+            return self._spawn(plan, carry, attempt, folder, resume, mode)
+        except OSError as error:
+            text = f"the attempt's files could not be written ({error.strerror})"
+            hint = "free disk space or mend the folder, then start the same command again"
+            raise CannotLaunch(Fault(text, str(error.filename or folder), hint)) from error
+
+    def _spawn(
+        self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
+    ) -> LiveAttempt:
+        ground = self._ground
+        shutil.rmtree(folder, ignore_errors=True)  # of a start that never came to be
+        for made in (folder, folder / "events", folder / "stacks", ground.folder.ops):
+            make_folder(made)
+        if ground.folder.stop_asked_by() is None:
+            ground.folder.clear_stop()  # of an order that was for the ranks before these
+        ops_cache.clear_locks(ground.folder.ops)
+        ops_cache.warm(ground.folder.ops, ops_cache.cache_folder(ground.versions))
+        setting = self.setting(plan, carry, attempt, folder, resume, mode)
+        program = ground.framework.program(setting)
+        for name, text in program.files.items():
+            write_text(folder / name, text)
+        port = free_port(self._drawn())
+        argv = deepspeed.command(
+            ground.python,
+            (str(TRAINER), *(str(folder / name) for name in program.argv)),
+            plan.world_size,
+            ground.indices_of(plan),
+            port,
+        )
+        ours = ground.environment(plan)
+        ours["TORCH_EXTENSIONS_DIR"] = str(ground.folder.ops)
+        job = ground.job
+        env = child_environment(ground.python, job.env, job.env_from, ours)
+        # The names of secrets may stand in our files, their values never.
+        shown = {"argv": argv, "env": {**job.env, **ours}, "env_from": job.env_from, "port": port}
+        shown["shared_memory"] = deepspeed.shared_memory_prefix(os.getuid(), port)
+        write_json(folder / "command.json", shown)
+        write_json(folder / "plan.json", to_plain(plan))
+        cgroup = self._cgroup(folder)
+        command = Command(argv, env, str(folder))
+        inside = cgroup.path if isinstance(cgroup, Cgroup) else None
+        if isinstance(cgroup, Gap):
+            self._tell.note(f"host_memory_limit is not enforced: {cgroup.why}")
+        mark, output = self.mark(folder), folder / "output.log"
+        running = RunningAttempt(attempt, mark, command, output, inside)
+        return self.live(plan, attempt, folder, running, cgroup)
+
+    def live(
+        self,
+        plan: Plan,
+        attempt: int,
+        folder: Path,
+        running: RunningAttempt | None,
+        cgroup: Cgroup | Gap | None,
+    ) -> LiveAttempt:
+        """Return what watches an attempt; without `running` it is one of a dead supervisor."""
+        ground, gpus = self._ground, self._ground.gpus_of(plan)
+        channel = AttemptChannel(folder, ground.signatures, ground.job.limits.log_bytes)
+        sampler = MemorySampler(
+            ground.device,
+            ground.job.devices.memory_limit,
+            lambda: channel.view,
+            gpus,
+            cgroup,
+        )
+        return LiveAttempt(
+            attempt, running, channel, sampler, ground.folder, gpus, cgroup,
+            self._clock, ground.policy.limits.release, prefix_of(folder),
+            StackTaker(folder / "stacks", ground.folder.ops, ground.python), ground.signatures,
+        )  # fmt: skip
+
+    def setting(
+        self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
+    ) -> Setting:
+        """Return what the framework is to describe."""
+        ground = self._ground
+        return Setting(
+            job=ground.job,
+            looked=ground.looked,
+            job_folder=str(ground.job_folder),
+            plan=plan,
+            device=ground.device,
+            attempt=attempt,
+            folder=str(folder),
+            checkpoints=str(ground.folder.checkpoints),
+            control=str(ground.folder.control),
+            resume=str(ground.folder.path / resume) if resume else None,
+            load_universal=carry.load_universal,
+            ds_overrides=carry.ds_overrides,
+            mode=mode,
+            limit_bytes=ground.allocator_limit,
+        )
+
+    def _cgroup(self, folder: Path) -> Cgroup | Gap | None:
+        limit = self._ground.job.devices.host_memory_limit
+        if limit is None:
+            return None
+        return make_cgroup(f"autotune-{self._ground.run_id}-{folder.name}", limit)
+
+    def mark(self, folder: Path) -> str:
+        """Return what names the processes of one attempt folder."""
+        return f"{self._ground.run_id}/{folder.name}"
+
+    def _drawn(self) -> frozenset[int]:
+        """Return the ports of this run's attempts so far; one may have been lost to a stranger."""
+        folder = self._ground.folder.path / "attempts"
+        held = (read_json(path) for path in folder.glob("*/command.json"))
+        ports = (one.get("port") for one in held if isinstance(one, dict))
+        return frozenset(port for port in ports if isinstance(port, int))
