@@ -12,6 +12,7 @@ FROM_NAMELESS_EXCEPTION = 0.6
 FROM_SUPPORTED_WORDS = 0.85
 FROM_CONFIRMING_WORDS = 0.6
 FROM_CONSEQUENCES = 0.35
+FAR_LINES = 50  # from what was printed to the exception that it may explain
 # The kernel, a scheduler, a driver and a watchdog print and raise nothing in Python.
 _SAID_BY_THE_MACHINE = frozenset({
     Failure.HOST_OOM, Failure.PREEMPTED, Failure.COLLECTIVE_TIMEOUT, Failure.GPU_HARDWARE,
@@ -32,7 +33,19 @@ def named_words(evidence: Evidence) -> Finding | None:
     if not roots:
         return None
     first = min(roots, key=lambda sign: (sign.line, sign.signature))
+    if (
+        not first.raised
+        and first.failure not in _SAID_BY_THE_MACHINE
+        and _died_later(first, evidence)
+    ):
+        return None
     return from_sign(first, FROM_NAMED_WORDS, f"line {first.line} says so")
+
+
+def _died_later(printed: Sign, evidence: Evidence) -> bool:
+    """Whether an exception that nothing caught came so long after it that it is another matter."""
+    nameless = _first_nameless(evidence)
+    return nameless is not None and nameless.uncaught and nameless.line - printed.line > FAR_LINES
 
 
 def confirmed_words(evidence: Evidence) -> Finding | None:

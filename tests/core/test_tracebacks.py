@@ -127,3 +127,10 @@ def test_a_place_of_the_same_failure_brings_its_cure() -> None:
     diagnosis = explained([TRACEBACK, *place, words])
     assert diagnosis.failure is Failure.OFFLOAD_DEVICE
     assert "deepspeed>=0.14.3" in diagnosis.cure
+
+
+def test_an_exception_long_after_what_was_printed_is_another_matter() -> None:
+    printed = "size mismatch for head.weight: copying a param with shape torch.Size([2])"
+    death = [TRACEBACK, '  File "t.py", line 3, in <module>', "    main()", "KeyError: 'x'"]
+    assert explained([printed, *death]).failure is Failure.CHECKPOINT_MISMATCH
+    assert explained([printed, *["quiet"] * 60, *death]).failure is Failure.USER_CODE_ERROR
