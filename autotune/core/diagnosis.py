@@ -3,8 +3,15 @@
 from dataclasses import replace
 
 from autotune.core.disguise import unmask
-from autotune.core.evidence import Diagnosis, Evidence, OomFigures, RankException, Sign
-from autotune.core.exit_code import meaning_of_signal, signal_of
+from autotune.core.evidence import (
+    Diagnosis,
+    Evidence,
+    OomFigures,
+    RankException,
+    Reason,
+    Sign,
+)
+from autotune.core.exit_code import CRASHES, meaning_of_signal, signal_of
 from autotune.core.failure import Failure, Phase, Role
 from autotune.core.finding import Finding, complete
 from autotune.core.hang import is_certain, name_hang
@@ -28,6 +35,8 @@ FROM_OOM_RECORD = 0.95
 FROM_UNSUPPORTED_WORDS = 0.4
 FROM_SIGNAL = 0.5
 FROM_NOTHING = 0.1
+
+NATIVE_CRASH = "native_crash"  # the signature of a crash; a bare signal says the same
 
 # Why we ended the attempt, where that is what a failure looks like from outside; any other
 # reason of ours is no failure at all.
@@ -179,11 +188,13 @@ def _divergence(evidence: Evidence) -> Finding | None:
 
 
 def _signal(evidence: Evidence) -> Finding | None:
-    meant = meaning_of_signal(evidence.signal or signal_of(evidence.exit_code))
+    number = evidence.signal or signal_of(evidence.exit_code)
+    meant = meaning_of_signal(number)
     if meant is None or evidence.ended_by_us:
         return None
     failure, why = meant
-    return Finding(failure, FROM_SIGNAL, why, phase=evidence.phase)
+    crash = (Reason(NATIVE_CRASH, Role.CONFIRMS, None, why),) if number in CRASHES else ()
+    return Finding(failure, FROM_SIGNAL, why, phase=evidence.phase, shown=crash)
 
 
 def _interrupted(evidence: Evidence, shown: str) -> Finding | None:

@@ -11,6 +11,7 @@ _MEANINGS = {
     11: (Failure.USER_CODE_ERROR, "it crashed in native code (SIGSEGV)"),
     15: (Failure.PREEMPTED, "it was asked to end from outside (SIGTERM)"),
 }
+CRASHES = frozenset({6, 11})  # SIGABRT and SIGSEGV: native code ended it
 
 
 def signal_of(exit_code: int | None) -> int | None:

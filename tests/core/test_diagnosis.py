@@ -246,3 +246,9 @@ def test_an_error_in_a_destructor_is_a_consequence() -> None:
     ):
         scanner.feed(line)
     assert [s.role for s in scanner.signs()] == [Role.CASCADE]
+
+
+@pytest.mark.parametrize(("code", "crash"), [(139, True), (134, True), (137, False)])
+def test_a_bare_crash_is_one_whose_words_are_missing(code: int, crash: bool) -> None:
+    reasons = diagnose(evidence(exit_code=code)).evidence
+    assert ("native_crash" in [r.signature for r in reasons]) is crash
