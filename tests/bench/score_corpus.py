@@ -1,6 +1,6 @@
 """Scores the diagnosis of real logs against what careful readers called them.
 
-`python tests/bench/score_corpus.py [FILE…]` reads JSON lines with `text`, `label` and, where known,
+`python -m tests.bench.score_corpus [FILE…]` reads JSON lines with `text`, `label` and, where known,
 `exit_code`, `rank`, `device` (figures in GiB, the request in MiB) and `why`; an item whose `why`
 says `[contested]`, or which says `"contested": true`, is counted apart. Each text is explained as a
 bare log, exactly as `autotune explain` would.
