@@ -1,12 +1,14 @@
 """What the default policy would try against a diagnosis, for logs that belong to no job."""
 
+from functools import cache
 from pathlib import Path
 
 from autotune.cli.wiring import all_rungs
 from autotune.core.evidence import Diagnosis
 from autotune.core.facts import FACTS
 from autotune.core.failure import Failure
-from autotune.core.policy import ANYTHING
+from autotune.core.policy import ANYTHING, Policy
+from autotune.core.rung import Rung
 from autotune.world.policy_file import find_policy, load_policy
 
 
@@ -19,8 +21,7 @@ def remedies_for(diagnosis: Diagnosis) -> list[dict[str, str]]:
     """
     if diagnosis.failure is Failure.NONE:
         return []
-    rungs = all_rungs()
-    policy = load_policy(find_policy("default", Path()), rungs)
+    rungs, policy = _default()
     for rule in policy.rules:
         if rule.when not in (ANYTHING, diagnosis.failure.value):
             continue
@@ -31,6 +32,13 @@ def remedies_for(diagnosis: Diagnosis) -> list[dict[str, str]]:
             last = diagnosis.cure or rule.advice
             return [*named, {"rung": "stop", "why": last}] if last else named
     return []
+
+
+@cache
+def _default() -> tuple[dict[str, Rung], Policy]:
+    """The rungs there are and the policy that is shipped, read once for many logs."""
+    rungs = all_rungs()
+    return rungs, load_policy(find_policy("default", Path()), rungs)
 
 
 def _holds(fact: str, diagnosis: Diagnosis) -> bool:
