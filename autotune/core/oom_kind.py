@@ -8,6 +8,7 @@ FRAGMENTED_SHARE = 0.05  # of the capacity: unallocated memory below this explai
 NEIGHBOUR_SHARE = 0.25  # of the capacity: held by others, above this the card is not ours
 NEAR_LIMIT_SHARE = 0.85  # of the limit: a process this large may well have been refused
 FAR_FROM_LIMIT_SHARE = 0.6  # of the limit: a process this small was refused by something else
+ROOM_SHARE = 0.05  # of the capacity: below this a crowded card is full, whatever was asked for
 ROUNDED_SHARE = 0.05  # of a figure: what a message's two decimals and the driver's pages hide
 _LARGEST_BELIEVABLE = 4  # times the capacity; some drivers report spilled memory as allocated
 
@@ -37,7 +38,8 @@ def _our_own_cap(figures: OomFigures, memory: Memory) -> bool:
     requested, free = figures.requested_bytes, figures.free_bytes
     if requested is None:
         return False
-    if free is not None and free > requested * (1 + ROUNDED_SHARE):
+    capacity = figures.capacity_bytes or 0
+    if free is not None and free > max(requested * (1 + ROUNDED_SHARE), ROOM_SHARE * capacity):
         return True
     own = figures.reserved_bytes or figures.allocated_bytes or figures.process_bytes
     limit = figures.limit_bytes or memory.limit_bytes

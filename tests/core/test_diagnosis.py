@@ -201,6 +201,9 @@ def test_a_kill_the_cgroup_counted_makes_us_sure() -> None:
         # Free memory that equals the request is none to spare: the neighbour's, and no cap of ours.
         ({"requested": 0.02, "capacity": 16, "free": 0.02, "allocated": 1.72, "reserved": 1.75},
          Failure.DEVICE_OOM_COTENANT),
+        # Nor are a few hundred megabytes between crowded neighbours.
+        ({"requested": 0.08, "capacity": 24, "free": 0.26, "allocated": 7.6, "reserved": 7.7,
+          "process": 8, "other_processes": 15.3}, Failure.DEVICE_OOM_COTENANT),
         # Our own cap refused beside a neighbour who leaves room: not the neighbour's fault.
         ({"requested": 2, "capacity": 80, "free": 26, "limit": 24, "allocated": 22.5,
           "reserved": 23, "process": 25}, Failure.DEVICE_OOM),
