@@ -6,9 +6,10 @@ what the training was doing.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from autotune.core.evidence import Sign
 from autotune.core.failure import Phase, Role
 from autotune.core.signature import HEAD, Signature
 
@@ -61,6 +62,7 @@ class Traceback:
     ignored: bool = False  # raised in a destructor, which Python swallows
     whole: bool = False  # its outermost frame is a module: nothing caught it
     frames: int = 0
+    heads: list[Sign] = field(default_factory=list)  # found in its head
     after_frame: bool = False  # the next line quotes source code
     loose: bool = False  # a line came that was no part of it, and did not end it
     seen: int = 0  # the last line that was part of it

@@ -25,6 +25,7 @@ from autotune.core.sign import (
     FIGURED,
     is_calm,
     nameless,
+    names,
     placed,
     raises,
     sign_from,
@@ -154,7 +155,10 @@ class Scanner:
         return end + 1
 
     def _look_into(self, line: Line) -> None:
-        if self._tracebacks.begin(line.text, line.rank, self.lines):
+        opened = self._tracebacks.begin(line.text, line.rank, self.lines)
+        if opened is not None:
+            if opened.form is Form.NOTEBOOK:
+                self._read_head(line, opened)
             return
         traceback = self._tracebacks.of(line.rank, self.lines)
         if traceback is not None and traceback.leader:
@@ -177,6 +181,14 @@ class Scanner:
             return
         self._take_signs(line, traceback)
 
+    def _read_head(self, line: Line, traceback: Traceback) -> None:
+        """A notebook names the exception above its traceback, of which the end may be cut off."""
+        for item in self._signatures.search(line.text):
+            if names(item.signature) and item.signature.role is Role.ROOT:
+                sign = replace(sign_of(item, self.lines, line), raised=True)
+                traceback.heads.append(sign)
+                self._kept.keep(sign)
+
     def _take_signs(self, line: Line, traceback: Traceback | None) -> None:
         signs = []
         found = self._signatures.search(line.text)
@@ -198,7 +210,7 @@ class Scanner:
         elif closed:
             self._last = traceback
             self._tracebacks.close(line.rank)
-            self._translate(line.rank, signs)
+            self._translate(line.rank, [*(traceback.heads if traceback else ()), *signs])
         elif line.text.startswith(DIRECT_CAUSE):
             self._causes[line.rank] = self._raised.get(line.rank, [])
         for sign in signs:

@@ -92,12 +92,13 @@ def weed(found: list[Found]) -> list[Found]:
     calm = [item for item in found if item.signature.calms]
     if calm:
         return calm
-    if any(_names(item.signature) for item in found):
+    if any(names(item.signature) for item in found):
         return [item for item in found if item.signature.name != NAMELESS]
     return found
 
 
-def _names(signature: Signature) -> bool:
+def names(signature: Signature) -> bool:
+    """Whether it names more than the training's own code."""
     return signature.role is not Role.CONTEXT and signature.failure is not Failure.USER_CODE_ERROR
 
 

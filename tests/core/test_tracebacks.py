@@ -134,3 +134,9 @@ def test_an_exception_long_after_what_was_printed_is_another_matter() -> None:
     death = [TRACEBACK, '  File "t.py", line 3, in <module>', "    main()", "KeyError: 'x'"]
     assert explained([printed, *death]).failure is Failure.CHECKPOINT_MISMATCH
     assert explained([printed, *["quiet"] * 60, *death]).failure is Failure.USER_CODE_ERROR
+
+
+def test_a_notebook_names_the_exception_where_its_end_is_cut_off() -> None:
+    head = f"KeyboardInterrupt                         {TRACEBACK}"
+    lines = [head, "<ipython-input-7-4f66> in <module>", "----> 1 model.fit(x, y)"]
+    assert explained(lines).failure is Failure.USER_INTERRUPT
