@@ -276,6 +276,25 @@ def test_a_cuda_librarys_refusal_is_judged_by_what_the_card_had_free(
     assert (found.cure == "") is (failure is not Failure.DRIVER_MISMATCH)
 
 
+@pytest.mark.parametrize(
+    ("words", "free", "held", "failure"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`", 70, 76, Failure.DEVICE_OOM),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`", 70, 4, Failure.USER_CODE_ERROR),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED in `x`", None, 76, Failure.DEVICE_OOM),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`", None, 4, Failure.DEVICE_OOM),
+        ("CUDA error: out of memory", 70, 76, Failure.DEVICE_OOM),
+        ("CUDA error: out of memory", 70, 4, Failure.HOST_OOM),
+    ],
+)
+def test_what_a_rank_held_in_its_last_moment_counts_more_than_a_card_that_was_free_before(
+    words: str, free: int | None, held: int, failure: Failure
+) -> None:
+    error = raised("RuntimeError", words, reserved_bytes=held * GIB)
+    memory = replace(CARD, device_free_low_bytes=None if free is None else free * GIB)
+    assert diagnose(evidence(exceptions=(error,), memory=memory)).failure is failure
+
+
 def test_nccls_out_of_memory_is_the_devices() -> None:
     words = "NCCL WARN Cuda failure 2 'out of memory'"
     full = replace(CARD, device_free_low_bytes=GIB)
