@@ -87,7 +87,12 @@ class Spawner:
             self._tell.note(f"host_memory_limit is not enforced: {cgroup.why}")
         mark, output = self.mark(folder), folder / "output.log"
         running = RunningAttempt(attempt, mark, command, output, inside)
-        return self.live(plan, attempt, folder, running, cgroup)
+        try:
+            return self.live(plan, attempt, folder, running, cgroup)
+        except BaseException:
+            # Trouble of our own leaves nothing that nobody watches.
+            running.end(ground.policy.limits.term_grace)
+            raise
 
     def live(
         self,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from autotune.core.evidence import Card, Evidence, KernelEvent
 from autotune.core.failure import Failure
 from autotune.core.finding import Finding, words_of
+from autotune.core.kill import lived_through
 from autotune.core.xid import Blame, blame_of, xid_in_words
 
 FROM_LOST_CARD = 0.97
@@ -19,6 +20,10 @@ FROM_APPLICATION_XID = 0.7
 _VEILS = frozenset({
     Failure.UNKNOWN, Failure.USER_CODE_ERROR, Failure.ILLEGAL_ACCESS, Failure.COLLECTIVE_ERROR,
     Failure.COLLECTIVE_TIMEOUT, Failure.HANG, Failure.DRIVER_MISMATCH, Failure.GPU_HARDWARE,
+})  # fmt: skip
+# What ends a training long after its cause; words of a broken card may come late too.
+_LATE = frozenset({
+    Failure.HANG, Failure.COLLECTIVE_TIMEOUT, Failure.COLLECTIVE_ERROR, Failure.GPU_HARDWARE,
 })  # fmt: skip
 # What a card in doubt may account for: a training that said nothing better.
 _SILENT = frozenset({Failure.UNKNOWN, Failure.GPU_HARDWARE})
@@ -34,20 +39,44 @@ def broken_card(evidence: Evidence, finding: Finding) -> Finding | None:
         words_of(evidence, finding)
     ):
         return None
-    xids = [e for e in evidence.machine.kernel if e.kind == "xid" and e.ours is not False]
+    xids = _xids(evidence, finding.failure in _LATE)
     for card in evidence.machine.cards:
         fault = _fault(card)
         if fault is not None:
             return _hardware(finding, *fault, [x for x in xids if x.bus_id == card.bus_id])
-    hard = [x for x in xids if blame_of(x.code) is Blame.HARDWARE]
+    hard = _blaming(xids, Blame.HARDWARE)
     if hard:
-        first = min(hard, key=lambda x: (x.ours is None, x.seconds or 0))
+        first = hard[0]
         confidence = FROM_HARDWARE_XID if first.ours else FROM_UNPLACED_XID
         return _hardware(finding, confidence, _told(first), hard)
-    suspect = [x for x in xids if blame_of(x.code) is Blame.SUSPECT]
+    suspect = _blaming(xids, Blame.SUSPECT)
     if suspect and finding.failure in _SILENT:
         return _hardware(finding, FROM_SUSPECT, _told(suspect[0]), suspect)
     return _own_fault(finding, xids)
+
+
+def blamed_cards(evidence: Evidence) -> frozenset[int]:
+    """Return the indices of the cards that the evidence calls broken, whoever cried out first."""
+    cards = evidence.machine.cards
+    faulty = {card.index for card in cards if _fault(card) is not None}
+    xids = _xids(evidence, late=True)
+    for told in (_blaming(xids, Blame.HARDWARE), _blaming(xids, Blame.SUSPECT)):
+        # Of several cards the first: a card that is gone takes the links of the others along.
+        faulty = faulty or {c.index for x in told[:1] for c in cards if c.bus_id == x.bus_id}
+    return frozenset(faulty)
+
+
+def _xids(evidence: Evidence, late: bool) -> list[KernelEvent]:
+    """Those that can have been the end; `late` allows older ones too, where there are no others."""
+    ours = [e for e in evidence.machine.kernel if e.kind == "xid" and e.ours is not False]
+    recent = [x for x in ours if not lived_through(x.seconds, evidence)]
+    return recent or (ours if late else [])
+
+
+def _blaming(xids: list[KernelEvent], blame: Blame) -> list[KernelEvent]:
+    """Those with this blame: what is surely ours first, then the earliest."""
+    found = [x for x in xids if blame_of(x.code) is blame]
+    return sorted(found, key=lambda x: (x.ours is None, x.seconds or 0))
 
 
 def _own_fault(finding: Finding, xids: list[KernelEvent]) -> Finding | None:

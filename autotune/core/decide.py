@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.core.broken_card import blamed_cards
 from autotune.core.budget import attempts_spent, time_spent, wait_spent
 from autotune.core.carry import Carry, SavedShape, WantedShape, decide_carry
 from autotune.core.failure import Failure
@@ -130,8 +131,7 @@ def _scene(beaten: Attempt, outlook: Outlook) -> Scene:
     if beaten.diagnosis is None:
         raise AssertionError("an attempt that is over has a diagnosis")
     held = (outlook.saved, *outlook.earlier) if outlook.saved else ()
-    cards = beaten.evidence.machine.cards if beaten.evidence else ()
-    broke = {c.index for c in cards if c.lost or c.uncorrected_errors or c.remap_failed}
+    broke = blamed_cards(beaten.evidence) if beaten.evidence else frozenset()
     broken = tuple(sorted(broke | set(outlook.around.broken_gpus)))
     return Scene(
         beaten.plan,

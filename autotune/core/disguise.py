@@ -190,9 +190,12 @@ def _card_free_share(evidence: Evidence, finding: Finding) -> float | None:
         return None
     if figures.free_bytes is not None:
         return figures.free_bytes / total
-    if memory.device_free_low_bytes is not None:
-        return memory.device_free_low_bytes / total
-    return None
+    # NVML is asked once a second, and the last moments of a training are shorter than that.
+    left = max(0, total - (figures.reserved_bytes or figures.allocated_bytes or 0))
+    sampled = memory.device_free_low_bytes
+    if sampled is None:  # what a rank held can show a card full, and never empty
+        return left / total if left <= FULL_SHARE * total else None
+    return min(sampled, left) / total
 
 
 def _processes(evidence: Evidence, finding: Finding) -> Finding | None:

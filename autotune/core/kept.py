@@ -7,6 +7,10 @@ from autotune.core.failure import Role
 
 FIRST_KEPT = 3  # of one signature on one rank; the latest is kept as well
 MOST_SIGNS = 600
+# Of each signature on each rank up to FIRST_KEPT + 1 are kept. Hundreds of ranks that report the
+# same consequence must leave room for the cause, which may be printed after them.
+_MOST_KINDS = MOST_SIGNS // (FIRST_KEPT + 1)
+_FOR_ROOTS = _MOST_KINDS // 3
 MOST_EARLIER = 20
 
 
@@ -30,7 +34,8 @@ class Kept:
     def keep(self, sign: Sign) -> None:
         """Keep one more sign; of many alike the first few and the last."""
         key = (sign.signature, sign.rank)
-        if key not in self._few and len(self._few) >= MOST_SIGNS // (FIRST_KEPT + 1):
+        most = _MOST_KINDS if sign.role is Role.ROOT else _MOST_KINDS - _FOR_ROOTS
+        if key not in self._few and len(self._few) >= most:
             self.left_out += 1
             return
         few = self._few.setdefault(key, _Few())

@@ -21,7 +21,7 @@ FROM_PLENTY = 0.25  # nothing was counted, and much was left
 
 SCARCE_SHARE = 0.05  # of the machine's memory available: programs kill for less, without a record
 STALLED_SECONDS = 10  # that every task waited for memory: what systemd-oomd goes by
-LIVED_THROUGH_SECONDS = 180  # before the end: a worker's death so long ago was lived through
+LIVED_THROUGH_SECONDS = 180  # before the end: what happened so long ago was lived through
 
 # What the others show, or nobody shows, when the kernel has killed a process.
 _VEILS = frozenset({
@@ -80,9 +80,14 @@ def _in_time(
     at: float | None, finding: Finding, evidence: Evidence, rank: int | None = None
 ) -> bool:
     """Whether a kill can have been the end: what a training lived through was not."""
-    if at is None or evidence.seconds is None or rank is not None:
-        return True
-    return finding.failure in _WAITING or evidence.seconds - at <= LIVED_THROUGH_SECONDS
+    return rank is not None or finding.failure in _WAITING or not lived_through(at, evidence)
+
+
+def lived_through(at: float | None, evidence: Evidence) -> bool:
+    """Return whether the training is known to have gone on for long after this moment."""
+    if at is None or evidence.seconds is None:
+        return False
+    return evidence.seconds - at > LIVED_THROUGH_SECONDS
 
 
 def _veiled(finding: Finding) -> bool:

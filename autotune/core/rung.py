@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from autotune.core.evidence import Diagnosis
+from autotune.core.failure import Phase
 from autotune.core.plan import Device, Plan
 
 
@@ -38,6 +39,10 @@ class Surroundings:
     broken_gpus: tuple[int, ...] = ()  # those of them that do not answer, or broke in the attempt
 
 
+# The last of a checkpoint, the states of the random numbers, is read when training begins.
+_READS_CHECKPOINT = (Phase.RESUME, Phase.TRAIN, None)
+
+
 @dataclass(frozen=True)
 class Scene:
     """The plan that failed, why, where it ran, and from which checkpoint it could start again."""
@@ -47,6 +52,18 @@ class Scene:
     around: Surroundings
     checkpoints: tuple[int, ...] = ()  # steps of the whole ones, newest first
     started_from: int = 0  # the step of the one it read as it lies; 0: none, or a converted copy
+
+    def clears_newest(self) -> str | None:
+        """Return why the newest checkpoint is not to blame, or None where it may be."""
+        if not self.checkpoints or self.started_from != self.checkpoints[0]:
+            return (
+                "the attempt did not read the newest checkpoint as it lies, so that one is not to"
+                " blame"
+            )
+        # The model's own files and the data break with the same words as a checkpoint.
+        if self.diagnosis.phase not in _READS_CHECKPOINT:
+            return "it died where no checkpoint is read, so the newest one is not to blame"
+        return None
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ def _applies(scene: Scene) -> str | None:
     held = scene.checkpoints
     if not held:
         return "nothing has been saved yet"
-    if scene.started_from != held[0]:
-        return (
-            "the attempt did not read the newest checkpoint as it lies, so that one is not to blame"
-        )
+    not_to_blame = scene.clears_newest()
+    if not_to_blame:
+        return not_to_blame
     if len(held) == 1:
         return f"no whole checkpoint before the one of step {held[0]} is left"
     return None

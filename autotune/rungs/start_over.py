@@ -7,11 +7,7 @@ from autotune.core.rung import Deed, Result, Rung, Scene
 def _applies(scene: Scene) -> str | None:
     if not scene.checkpoints:
         return "nothing has been saved, so every attempt starts at the first step"
-    if scene.started_from != scene.checkpoints[0]:
-        return (
-            "the attempt did not read the newest checkpoint as it lies, so that one is not to blame"
-        )
-    return None
+    return scene.clears_newest()
 
 
 def _apply(scene: Scene) -> Plan:

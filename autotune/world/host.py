@@ -28,7 +28,7 @@ def tree_resident_bytes(pids: Sequence[int]) -> int | None:
     """Return the resident memory of these processes together, shared pages counted each time."""
     total = 0
     for pid in pids:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             total += psutil.Process(pid).memory_info().rss
     return total or None
 

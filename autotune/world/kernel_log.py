@@ -20,7 +20,7 @@ _KMSG_DEVICE = os.makedev(1, 11)
 class KernelLine:
     """One record of the kernel's log."""
 
-    seconds: float  # since the log was opened
+    seconds: float  # from when the log was opened until this was read
     text: str
 
 
@@ -32,8 +32,7 @@ class KernelLog:
         self._why: str | None = None
         self._missed = 0
         self._last: int | None = None  # sequence number of the newest record read
-        # The kernel stamps its records with the seconds since the boot.
-        self._began = time.clock_gettime(time.CLOCK_MONOTONIC)
+        self._began = time.monotonic()
         self._descriptor: int | None = None
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -48,14 +47,17 @@ class KernelLog:
 
     def read(self) -> list[KernelLine]:
         """Return what the kernel wrote since the last look, as far as one look goes."""
+        # The kernel's own stamps come from a clock that nothing corrects: after weeks without a
+        # boot they are minutes off ours. When we read a record is never far from when it was made.
+        seconds = round(time.monotonic() - self._began, 1)
         lines = []
         for _ in range(MOST_RECORDS):
             record = self._next()
             if record is None:
                 break
-            line = self._parsed(record)
-            if line is not None:
-                lines.append(line)
+            text = self._parsed(record)
+            if text is not None:
+                lines.append(KernelLine(seconds, text))
         return lines
 
     def gap(self) -> Gap | None:
@@ -91,10 +93,10 @@ class KernelLog:
                 self._missed += self._last is None
         return None
 
-    def _parsed(self, record: bytes) -> KernelLine | None:
+    def _parsed(self, record: bytes) -> str | None:
         head, _, rest = record.partition(b";")
         try:
-            priority, sequence, microseconds = (int(part) for part in head.split(b",")[:3])
+            priority, sequence = (int(part) for part in head.split(b",")[:2])
         except ValueError:
             return None
         if self._last is not None and sequence > self._last + 1:
@@ -102,8 +104,7 @@ class KernelLog:
         self._last = sequence
         if priority >> 3 != _KERNEL_FACILITY:
             return None  # a program's words, written into the kernel's log
-        text = rest.partition(b"\n")[0].decode("utf-8", "replace")
-        return KernelLine(round(microseconds / 1e6 - self._began, 1), text)
+        return rest.partition(b"\n")[0].decode("utf-8", "replace")
 
     def _give_up(self, why: str) -> None:
         self._why = why

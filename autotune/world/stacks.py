@@ -192,14 +192,14 @@ def _state(pid: int) -> str | None:
 def _cpu_seconds(pids: Sequence[int]) -> float | None:
     used: list[float] = []
     for pid in pids:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             times = psutil.Process(pid).cpu_times()
             used.append(times.user + times.system)
     return sum(used) if used else None
 
 
 def _helpers(pid: int) -> Iterator[Helper]:
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error, OSError):
         for child in psutil.Process(pid).children(recursive=True)[:MOST_HELPERS]:
             name = printable(_line(f"/proc/{child.pid}/comm"))[:40]
             yield Helper(child.pid, name, _state(child.pid) or "Z")

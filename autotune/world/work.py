@@ -25,10 +25,18 @@ def work_of(pids: Sequence[int], device_bytes: int | None) -> Work:
                     times = process.cpu_times()
                     compilers.append((pid, times.user + times.system))
                 held += process.memory_info().rss
-                counters = process.io_counters()
-                # Not what is read in all: a trainer that looks at itself in /proc reads for ever.
-                moved += counters.read_bytes + counters.write_chars
+                moved += _moved_bytes(process)
     return Work(tuple(compilers), moved, held + (device_bytes or 0), frozenset(pids))
+
+
+def _moved_bytes(process: psutil.Process) -> int:
+    # A kernel without I/O accounting has no such file, and then psutil no such method; of a process
+    # that is just going away the file is empty, of which psutil makes errors that are not its own.
+    with contextlib.suppress(psutil.Error, OSError, AttributeError, RuntimeError, ValueError):
+        counters = process.io_counters()
+        # Not what is read in all: a trainer that looks at itself in /proc reads for ever.
+        return int(counters.read_bytes + counters.write_chars)
+    return 0
 
 
 def _compiles(name: str) -> bool:

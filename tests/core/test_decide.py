@@ -7,7 +7,7 @@ import pytest
 
 from autotune.core.carry import CarryKind
 from autotune.core.decide import Outlook, Saved, next_step
-from autotune.core.evidence import Card, Machine
+from autotune.core.evidence import Card, KernelEvent, Machine
 from autotune.core.failure import Failure, Phase
 from autotune.core.history import Attempt, Story
 from autotune.core.plan import Plan
@@ -229,6 +229,16 @@ def test_a_card_whose_memory_broke_is_left_out_whatever_rank_spoke() -> None:
     look = outlook(around=builders.around(gpus=(2, 3)))
     step = launched(next_step(builders.story(broken), look))
     assert (rung_of(step), step.plan.excluded, step.plan.world_size) == ("exclude_device", (3,), 1)
+
+
+def test_a_card_that_the_kernel_blames_is_left_out_and_not_the_rank_that_cried_out() -> None:
+    xid = KernelEvent("xid", "NVRM: Xid: 79", ours=True, bus_id="0000:3b:00", code=79)
+    machine = Machine(kernel=(xid,), cards=(Card(2, "0000:1a:00"), Card(3, "0000:3b:00")))
+    cried = builders.attempt(1, PLAN, Failure.GPU_HARDWARE, machine=machine)
+    cried = dataclasses.replace(cried, diagnosis=builders.diagnosis(Failure.GPU_HARDWARE, rank=0))
+    look = outlook(around=builders.around(gpus=(2, 3)))
+    step = launched(next_step(builders.story(cried), look))
+    assert (rung_of(step), step.plan.excluded) == ("exclude_device", (3,))
 
 
 def test_a_stop_comes_before_everything_that_was_not_begun() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from autotune.core.broken_card import blamed_cards
 from autotune.core.codec import from_plain, to_plain
 from autotune.core.diagnosis import diagnose
 from autotune.core.evidence import (
@@ -275,6 +276,25 @@ def test_a_cuda_librarys_refusal_is_judged_by_what_the_card_had_free(
     assert (found.cure == "") is (failure is not Failure.DRIVER_MISMATCH)
 
 
+@pytest.mark.parametrize(
+    ("words", "free", "held", "failure"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`", 70, 76, Failure.DEVICE_OOM),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`", 70, 4, Failure.USER_CODE_ERROR),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED in `x`", None, 76, Failure.DEVICE_OOM),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`", None, 4, Failure.DEVICE_OOM),
+        ("CUDA error: out of memory", 70, 76, Failure.DEVICE_OOM),
+        ("CUDA error: out of memory", 70, 4, Failure.HOST_OOM),
+    ],
+)
+def test_what_a_rank_held_in_its_last_moment_counts_more_than_a_card_that_was_free_before(
+    words: str, free: int | None, held: int, failure: Failure
+) -> None:
+    error = raised("RuntimeError", words, reserved_bytes=held * GIB)
+    memory = replace(CARD, device_free_low_bytes=None if free is None else free * GIB)
+    assert diagnose(evidence(exceptions=(error,), memory=memory)).failure is failure
+
+
 def test_nccls_out_of_memory_is_the_devices() -> None:
     words = "NCCL WARN Cuda failure 2 'out of memory'"
     full = replace(CARD, device_free_low_bytes=GIB)
@@ -361,6 +381,25 @@ def test_an_error_that_has_nothing_to_do_with_a_card_is_not_the_cards() -> None:
     assert diagnose(seen).failure is Failure.USER_CODE_ERROR
     of_card = raised("RuntimeError", "CUDA driver error: unknown error")
     assert diagnose(replace(seen, exceptions=(of_card,))).failure is Failure.GPU_HARDWARE
+
+
+def test_an_xid_that_was_lived_through_long_before_is_not_blamed_for_an_error_of_the_code() -> None:
+    error = raised("ValueError", "no such device name in the table")
+    seen = evidence(exceptions=(error,), machine=with_kernel(replace(XID, code=74)), seconds=9000.0)
+    assert diagnose(seen).failure is Failure.USER_CODE_ERROR
+    assert diagnose(replace(seen, seconds=20.0)).failure is Failure.GPU_HARDWARE
+    waited = evidence(ended_by_us="hang", machine=seen.machine, seconds=9000.0)
+    assert diagnose(waited).failure is Failure.GPU_HARDWARE
+
+
+def test_of_two_cards_the_one_whose_xid_came_first_is_blamed() -> None:
+    cards = (Card(0, "0000:1a:00"), Card(3, "0000:3b:00"))
+    link = replace(XID, bus_id="0000:1a:00", code=74, seconds=10.0)
+    row = replace(link, code=63, seconds=1.0)
+    seen = evidence(machine=with_kernel(row, link, XID, cards=cards))
+    assert blamed_cards(seen) == {3}
+    assert blamed_cards(evidence(machine=with_kernel(row, cards=cards))) == {0}
+    assert blamed_cards(evidence(machine=with_kernel(replace(XID, code=31), cards=cards))) == set()
 
 
 def test_an_xid_that_follows_the_death_of_a_process_proves_nothing() -> None:

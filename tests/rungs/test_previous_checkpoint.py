@@ -2,7 +2,10 @@
 
 import dataclasses
 
+import pytest
+
 from autotune.cli.wiring import all_rungs
+from autotune.core.failure import Phase
 from autotune.core.rung import Deed, Scene
 from tests import builders
 
@@ -26,6 +29,15 @@ def test_the_last_whole_checkpoint_is_never_taken_away_by_it() -> None:
     why = RUNGS["previous_checkpoint"].applies(scene(10, started_from=10))
     assert why == "no whole checkpoint before the one of step 10 is left"
     assert RUNGS["start_over"].applies(scene(10, started_from=10)) is None
+
+
+@pytest.mark.parametrize("name", ["previous_checkpoint", "start_over"])
+def test_a_checkpoint_is_not_blamed_for_what_broke_where_none_is_read(name: str) -> None:
+    held = scene(20, 10, started_from=20)
+    for phase in Phase:
+        died = dataclasses.replace(held, diagnosis=builders.diagnosis(phase=phase))
+        blamed = RUNGS[name].applies(died) is None
+        assert blamed is (phase in (Phase.RESUME, Phase.TRAIN))
 
 
 def test_starting_over_names_what_it_gives_up() -> None:

@@ -37,6 +37,15 @@ def test_only_what_comes_after_us_is_read(fed: tuple[KernelLog, Path]) -> None:
     assert log.gap() is None
 
 
+def test_a_record_is_dated_by_when_it_is_read_whatever_the_kernels_own_clock_says(
+    fed: tuple[KernelLog, Path],
+) -> None:
+    log, path = fed
+    append(path, b"4,2,99000000000,-;of a clock that went astray\n")
+    (line,) = log.read()
+    assert 0 <= line.seconds < 1000
+
+
 def test_records_that_were_overwritten_are_counted(fed: tuple[KernelLog, Path]) -> None:
     log, path = fed
     append(path, b"4,7,1,-;first\n")

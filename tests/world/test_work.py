@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from autotune.core.rhythm import Work
@@ -63,6 +64,19 @@ signal.pause()
     assert seen.held_bytes >= size
     assert seen.compilers == ()
     assert work_of([pid], 10**12).held_bytes >= 10**12
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, ValueError, OSError])
+def test_bytes_that_the_kernel_does_not_count_leave_the_rest_to_be_seen(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def mute(_: psutil.Process) -> None:
+        raise error("/proc/1/io file was empty")
+
+    monkeypatch.setattr(psutil.Process, "io_counters", mute)
+    seen = work_of([os.getpid()], None)
+    assert seen.moved_bytes == 0
+    assert seen.held_bytes > 0
 
 
 def test_a_process_that_is_gone_is_left_out(start: Start) -> None:
