@@ -28,8 +28,12 @@ def named_words(evidence: Evidence) -> Finding | None:
     if evidence.ended_by_us:
         roots = [s for s in roots if s.failure is not Failure.USER_INTERRUPT]
     roots = not_outlived(roots, evidence)
-    if any(sign.raised for sign in roots):
+    raised = {sign.failure for sign in roots if sign.raised}
+    if raised:
         roots = [s for s in roots if s.raised or s.failure in _SAID_BY_THE_MACHINE]
+    if raised - {Failure.USER_INTERRUPT, Failure.COLLECTIVE_TIMEOUT}:
+        # A watchdog waits for a rank that another cause has stopped, and may be printed first.
+        roots = [s for s in roots if s.failure is not Failure.COLLECTIVE_TIMEOUT]
     if not roots:
         return None
     first = min(roots, key=lambda sign: (sign.line, sign.signature))

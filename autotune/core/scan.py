@@ -14,6 +14,7 @@ from autotune.core.line import Line, fold, printable, read_line
 from autotune.core.oom_message import has_figures, parse_oom
 from autotune.core.progress import Progress
 from autotune.core.python_traceback import (
+    MOST_OPEN,
     Form,
     Traceback,
     Tracebacks,
@@ -236,6 +237,8 @@ class Scanner:
             self._runs.begin()
         self._kept.begin_run(number)
         self._tracebacks.clear()
+        self._raised.clear()
+        self._causes.clear()
         if not keep_bars:
             self._progress.forget()
 
@@ -248,7 +251,8 @@ class Scanner:
         for cause in self._causes.pop(rank, []) if named else []:
             if cause.failure not in FIGURED:
                 self._kept.replace(cause, replace(cause, role=Role.CASCADE))
-        self._raised[rank] = signs
+        if rank in self._raised or len(self._raised) < MOST_OPEN:
+            self._raised[rank] = signs
 
     def _sign(self, item: Found, line: Line, traceback: Traceback | None, raised: bool) -> Sign:
         sign = sign_of(item, self.lines, line)

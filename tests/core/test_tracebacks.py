@@ -140,3 +140,11 @@ def test_a_notebook_names_the_exception_where_its_end_is_cut_off() -> None:
     head = f"KeyboardInterrupt                         {TRACEBACK}"
     lines = [head, "<ipython-input-7-4f66> in <module>", "----> 1 model.fit(x, y)"]
     assert explained(lines).failure is Failure.USER_INTERRUPT
+
+
+def test_the_cause_on_one_rank_outranks_the_timeout_of_those_that_wait_for_it() -> None:
+    late = "[E ProcessGroupNCCL.cpp:1] [Rank 0] Watchdog caught collective operation timeout: x"
+    death = [TRACEBACK, *frame("t.py"), SHORTAGE]
+    stopped = [TRACEBACK, *frame("t.py"), "KeyboardInterrupt"]
+    assert explained([late, *death]).failure is Failure.DEVICE_OOM
+    assert explained([late, *stopped]).failure is Failure.COLLECTIVE_TIMEOUT
