@@ -29,6 +29,7 @@ from autotune.core.record import (
     Prove,
     Proved,
 )
+from autotune.core.units import show_seconds
 from autotune.edges import Asked, Clock, Teller
 from autotune.ground import Ground
 from autotune.known_good import write_known_good
@@ -129,7 +130,9 @@ class RunStage:
         if not left and not (folder / "output.log").exists():
             return None
         if left:
-            self._tell.note(f"attempt {launch.attempt} still runs; it is told to save and end")
+            longest = show_seconds(ground.policy.limits.stop_grace)
+            told = f"it is told to save and end, and ended after {longest} at most"
+            self._tell.note(f"attempt {launch.attempt} still runs; {told}")
             self._end_survivors(survivors)
         live = self._spawner.live(launch.plan, launch.attempt, folder, None, None)
         live.channel.close()

@@ -40,7 +40,10 @@ def watch(
         gaps += (Gap("processes", "some of the attempt outlived SIGKILL"),)
     seen = gather(live, attempt, ended, vigil.ended_by_us, clock.monotonic() - began, gaps)
     return dataclasses.replace(
-        seen, stall=vigil.stall, stacks=vigil.stacks, diverged=vigil.diverged
+        seen,
+        stall=vigil.stall,
+        stacks=vigil.stacks,
+        diverged=vigil.diverged or seen.diverged,
     )
 
 
@@ -111,6 +114,7 @@ def by_files(evidence: Evidence, saved: Saved | None) -> Evidence:
     reached = max(saved.step, evidence.checkpoint_step or 0)
     total = evidence.total_steps
     finished = evidence.finished or (total is not None and reached >= total)
+    finished = finished and evidence.diverged is None
     return dataclasses.replace(evidence, checkpoint_step=reached, finished=finished)
 
 
@@ -128,12 +132,14 @@ def gather(
         ended_by_us = "stop"  # the ranks read the control file before we did
     memory, memory_gaps = live.sampler.reading()
     reached = view.checkpoint_step
+    ran = view.total is not None and reached is not None and reached >= view.total
+    diverged = view.course.lost_at_the_end(view.total or 0) if ran else None
     return Evidence(
         attempt=attempt,
         exit_code=ended.code if ended else None,
         signal=ended.signal if ended else None,
         ended_by_us=ended_by_us,
-        finished=view.total is not None and reached is not None and reached >= view.total,
+        finished=ran and diverged is None,
         step=view.step,
         total_steps=view.total,
         checkpoint_step=reached or 0,
@@ -145,4 +151,5 @@ def gather(
         seconds=seconds,
         gaps=(*live.channel.gaps(), *memory_gaps, *gaps),
         machine=live.sampler.machine(),
+        diverged=diverged,
     )

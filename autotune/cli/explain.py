@@ -60,12 +60,13 @@ def explain(
 def explain_log(name: str, signatures: Signatures, exit_code: int | None = None) -> Explanation:
     """Read one log to its end, in the same memory whatever its length; raises OSError.
 
-    Of a run folder the newest ended attempt is explained as it was diagnosed, from all that was
-    seen of it and not from its log alone.
+    Of a run folder the newest ended attempt, and of an attempt's folder or log that attempt, is
+    explained as it was diagnosed: from all that was seen of it and not from its log alone.
     """
-    journal = Path(name) / "journal.jsonl"
-    if journal.is_file():
-        ended = [a.diagnosis for a in fold(read_journal(journal)).attempts if a.diagnosis]
+    journal, number = _journal_of(Path(name))
+    if journal is not None:
+        attempts = fold(read_journal(journal)).attempts
+        ended = [a.diagnosis for a in attempts if a.diagnosis and number in (None, a.number)]
         if ended:
             return Explanation(ended[-1], lines=0)
     scanner = Scanner(signatures, appended=True)
@@ -75,6 +76,17 @@ def explain_log(name: str, signatures: Signatures, exit_code: int | None = None)
         with log_of(Path(name)).open("rb") as stream:
             _read(stream, scanner)
     return explain_scanned(scanner, signatures.device, exit_code)
+
+
+def _journal_of(path: Path) -> tuple[Path | None, int | None]:
+    """Return the journal that speaks of the path, and the attempt it means, if one."""
+    folder = path.parent if path.name == "output.log" else path
+    run, number = folder, None
+    if folder.parent.name == "attempts" and folder.name.isdigit():
+        run, number = folder.parent.parent, int(folder.name)
+    journal = run / "journal.jsonl"
+    known = journal.is_file() and (number is not None or path.is_dir())
+    return (journal, number) if known else (None, None)
 
 
 def log_of(path: Path) -> Path:

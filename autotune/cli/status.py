@@ -92,6 +92,8 @@ def _as_json(story: Story, view: View, state: str) -> dict[str, Any]:
 def _as_text(folder: RunFolder, story: Story, view: View, state: str) -> list[str]:
     name = story.started.job_name if story.started else "?"
     lines = [f"{name}: {state}  ({folder.path})"]
+    if state == "running" and holder(folder) is None:
+        lines.append("nobody supervises it any more; the same `autotune run` takes it up")
     last, pending = story.last, story.pending
     if last is not None and isinstance(pending, (Launch, Prove)):
         held = [data_bytes(pid) for pid in view.ranks.values()]

@@ -179,7 +179,7 @@ def _silence(evidence: Evidence) -> Finding | None:
 
 
 def _divergence(evidence: Evidence) -> Finding | None:
-    if evidence.ended_by_us not in _FOR_LEARNING_NOTHING:
+    if evidence.diverged is None and evidence.ended_by_us not in _FOR_LEARNING_NOTHING:
         return None
     why = evidence.diverged or "it learned nothing any more"
     if evidence.step is not None:

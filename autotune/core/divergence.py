@@ -6,6 +6,7 @@ from typing import Any
 
 # A loss that has come down to nothing was learned; one that falls from here to zero was lost.
 LEARNED_BELOW = 0.5
+SHORTEST = 3  # steps: fewer lost ones end no training
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class Course:
             before = "from the first step on" if self.last_loss is None else "all at once"
             return f"the loss was exactly zero for {self.zero} optimizer steps in a row, {before}"
         return None
+
+    def lost_at_the_end(self, total: int) -> str | None:
+        """Return the sentence for a training of `total` steps whose greater part, and end, is lost.
+
+        A short one reaches its last step before it has been lost for long.
+        """
+        return self.diverged(max(SHORTEST, (total + 1) // 2))
 
 
 def after_step(course: Course, loss: Any, skips: Any) -> Course:

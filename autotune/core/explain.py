@@ -73,6 +73,7 @@ def as_plain(explanation: Explanation, remedy_for: Remedies) -> dict[str, Any]:
     return {
         "failure": diagnosis.failure.value,
         "confidence": round(diagnosis.confidence, 3),
+        "why": diagnosis.why,
         "secondary": [failure.value for failure in diagnosis.secondary],
         "rank": diagnosis.rank,
         "phase": to_plain(diagnosis.phase),

@@ -71,4 +71,7 @@ class Trait(str, Enum):
     REQUEST_EXCEEDS_DEVICE = "request_exceeds_device"  # one request larger than the whole device
     SHARED_MEMORY_FULL = "shared_memory_full"  # /dev/shm was what ran out
     PINNED_MEMORY = "pinned_memory"  # page-locked host memory was what ran out
+    UNEXPLAINED_KILL = (
+        "unexplained_kill"  # killed outright, while memory was free and none was logged
+    )
     PROCESS_LIMIT = "process_limit"  # a limit on processes and threads refused, not memory

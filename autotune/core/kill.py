@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from autotune.core.evidence import Evidence, KernelEvent, Machine
 from autotune.core.exit_code import signal_of
-from autotune.core.failure import Failure
-from autotune.core.finding import Finding, words_of
+from autotune.core.failure import Failure, Trait
+from autotune.core.finding import Finding, with_trait, words_of
 from autotune.core.units import show_bytes
 
 # How sure each kind of record makes us that memory was the cause.
@@ -159,7 +159,8 @@ def _no_record(machine: Machine, finding: Finding) -> Finding | None:
             " a program that kills early (systemd-oomd, earlyoom) leaves no record there"
         )
         return replace(finding, confidence=FROM_SCARCITY, why=f"{finding.why}; {why}")
-    why = f"yet {looked} no such kill for memory"
+    why = f"it was killed, yet {looked} no such kill for memory"
     why += f", and {left}" if scarce is False else ""
     why += ": an administrator, `kill -9` or a scheduler is as likely"
-    return replace(finding, confidence=FROM_PLENTY, why=f"{finding.why}; {why}")
+    suspected = replace(finding, confidence=FROM_PLENTY, why=f"{why}; {finding.why}")
+    return with_trait(suspected, Trait.UNEXPLAINED_KILL) if scarce is False else suspected

@@ -21,6 +21,7 @@ from autotune.core.record import (
 )
 from autotune.core.units import show_bytes, show_seconds
 
+DOUBTFUL = 0.5  # a confidence below it is said
 LONGEST_WHY = 200  # characters of a diagnosis in one line; diagnosis.json holds all of it
 
 
@@ -76,7 +77,7 @@ def say_launch(launch: Launch) -> str:
             start += " from a converted copy"
     if launch.set_aside:
         names = ", ".join(name.rsplit("/", 1)[-1] for name in launch.set_aside)
-        start += f", with {names} set aside: {launch.steps_again} steps are trained again"
+        start += f", with {names} set aside: {_steps(launch.steps_again)} trained again"
     if launch.remedy is None:
         return f"attempt {launch.attempt}: {say_plan(launch.plan)}; {start} ({launch.why})"
     what = ", ".join(str(change) for change in launch.remedy.changes) or "nothing changes"
@@ -110,8 +111,13 @@ def _say_ended(event: AttemptEnded) -> str:
     where = "" if diagnosis.rank is None else f" on rank {diagnosis.rank}"
     phase = "" if diagnosis.phase is None else f" in {diagnosis.phase.value}"
     step = f" at step {evidence.step}" if evidence.step else " before the first step"
-    ended = f"attempt {event.attempt} ended: {diagnosis.failure.value}{where}{phase}{step}"
+    doubt = " (not sure)" if diagnosis.confidence < DOUBTFUL else ""
+    ended = f"attempt {event.attempt} ended: {diagnosis.failure.value}{doubt}{where}{phase}{step}"
     return f"{ended}{_memory(event)}; {_short(diagnosis.why)}"
+
+
+def _steps(count: int) -> str:
+    return "1 step is" if count == 1 else f"{count} steps are"
 
 
 def printable(text: str) -> str:

@@ -4,8 +4,13 @@ from typing import Any
 
 import pytest
 
+from autotune.core.decide import Saved
+from autotune.core.diagnosis import diagnose
 from autotune.core.divergence import Course, after_step
+from autotune.core.failure import Failure
 from autotune.core.view import View
+from autotune.watch import by_files
+from tests.builders import evidence
 
 
 def course(*steps: Any) -> Course:
@@ -66,3 +71,18 @@ def test_what_is_said_twice_is_no_progress() -> None:
         assert view.marks == before + 1, event
         view.see({"rank": 0, **event})
         assert view.marks == before + 1, event
+
+
+def test_a_short_training_that_was_lost_for_most_of_its_steps_has_not_finished() -> None:
+    skipped = course((9.0, 0), *[("inf", n) for n in range(1, 24)])
+    assert "23 optimizer steps" in (skipped.lost_at_the_end(24) or "")
+    assert skipped.lost_at_the_end(60) is None
+    assert course(2.0, "nan", "nan").lost_at_the_end(3) is None
+    assert course(2.0, *["nan"] * 20, 1.9).lost_at_the_end(22) is None
+
+
+def test_a_training_lost_at_its_end_is_diverged_though_its_last_step_is_saved() -> None:
+    seen = evidence(exit_code=0, step=24, total_steps=24, checkpoint_step=24, diverged="all lost")
+    seen = by_files(seen, Saved("checkpoint-24", 24, 1))
+    assert not seen.finished
+    assert diagnose(seen).failure is Failure.NUMERIC_DIVERGENCE

@@ -12,7 +12,9 @@ LOG = [
     "[rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
     "[rank0]: DistBackendError: NCCL communicator was aborted",
 ]
-KEYS = ["failure", "confidence", "secondary", "rank", "phase", "memory", "evidence", "remedy"]
+KEYS = [
+    "failure", "confidence", "why", "secondary", "rank", "phase", "memory", "evidence", "remedy",
+]  # fmt: skip
 
 
 def test_the_json_holds_the_keys_of_the_contract() -> None:

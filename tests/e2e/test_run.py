@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from autotune.cli.explain import explain
 from autotune.core.evidence import Gap
 from autotune.core.failure import Failure
 from autotune.world.cgroup import make_cgroup
@@ -32,7 +33,9 @@ pytestmark = pytest.mark.e2e
 TWO_REFUSALS = {"fits": {"0": 4, "6": 2}}
 
 
-def test_a_job_that_does_not_fit_ends_with_a_proven_known_good(tmp_path: Path) -> None:
+def test_a_job_that_does_not_fit_ends_with_a_proven_known_good(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = make_job(tmp_path, TWO_REFUSALS)
 
     assert run(job) == 0
@@ -48,6 +51,12 @@ def test_a_job_that_does_not_fit_ends_with_a_proven_known_good(tmp_path: Path) -
     proof = json.loads((run_folder(job) / "known-good" / "proof.json").read_text())
     assert proof["proven"] is True
     assert left_behind(job) == []
+    # Each attempt is explained as it was diagnosed, by its folder or its log.
+    attempts = run_folder(job) / "attempts"
+    assert explain([str(attempts / "002"), str(attempts / "003" / "output.log")], as_json=True) == 0
+    explained = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["failure"] for one in explained] == ["device_oom", "none"]
+    assert "files it left show" in explained[1]["why"]
 
 
 def test_the_known_good_is_a_job_that_check_accepts_and_starts_where_the_run_ended(
