@@ -106,7 +106,7 @@ def test_a_started_attempt_can_be_named_without_doubt(tmp_path: Path) -> None:
     assert running.identity.boot_id == boot_id() != ""
     assert running.identity.process_started > 0
     assert process_alive(running.identity.pid)
-    # Between the closing of the old program's files and the new one's start its environment is empty.
+    # For a moment after a program has begun the kernel shows its environment as empty.
     while not (found := marked("named/001")) and process_alive(running.identity.pid):
         os.sched_yield()
     assert [p.pid for p in found] == [running.identity.pid]
