@@ -195,6 +195,7 @@ class Rank:
             kind, size = self.story["flood"]
             flood = Path(__file__).with_name("flood.py")
             subprocess.run([sys.executable, str(flood), kind, str(size)], check=True)
+        self.emit("phase", phase="train")
         if micro > self.story.get("eat_above", micro):
             print(len(b"x" * (self.story["eat"] * 2**20)))
         for step in range(first + 1, total + 1):
