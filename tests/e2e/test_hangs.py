@@ -79,9 +79,12 @@ def test_a_hang_is_named_ended_and_gone_on_with(
 
 def test_what_is_slow_for_a_reason_is_never_touched(tmp_path: Path) -> None:
     told = {
-        "seconds": 0.3,  # ten times as long is explained: more than the floor of two seconds
-        "slow_at": {"1": ["first_step", 6], "4": ["step", 2.5], "6": ["eval", 3], "8": ["save", 3]},
-    }
+        # Ten times as long is explained, once two looks a second apart have seen steps go by.
+        "seconds": 0.5,
+        "slow_at": {
+            "1": ["first_step", 6], "3": ["eval", 3], "4": ["save", 3], "11": ["step", 2.5],
+        },
+    }  # fmt: skip
     job = hanging_job(tmp_path, told, silence_start="4s")
 
     assert run(job) == 0, terminal(job)
