@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from autotune.core.decide import Saved
 from autotune.core.evidence import Evidence, Gap, Machine, Memory, RankException, Sign
 from autotune.core.history import Story
+from autotune.core.outlook import Saved
 from autotune.core.plan import Plan
 from autotune.core.record import (
     AttemptEnded,
@@ -245,7 +245,7 @@ class Stage(Protocol):
         """Remove the checkpoints that this attempt left half-written."""
         ...
 
-    def keep(self, ended: AttemptEnded) -> None:
+    def keep(self, launch: Launch, ended: AttemptEnded) -> None:
         """Lay the evidence of an ended attempt beside its output, for people."""
         ...
 

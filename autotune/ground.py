@@ -47,6 +47,11 @@ class Ground:
     inputs: Mapping[str, str]  # digests of what the job names by path
 
     @property
+    def device_name(self) -> str:
+        """What the driver calls the job's first GPU; `cpu` without one."""
+        return self.gpus.name_of(self.gpu_indices[0]) if self.gpu_indices else "cpu"
+
+    @property
     def allocator_limit(self) -> int | None:
         """The cap of each GPU's allocator, bytes: the limit less what lies outside of it."""
         limit = self.job.devices.memory_limit

@@ -13,11 +13,11 @@ from autotune.core.carry import (
     decide_carry,
 )
 from autotune.core.codec import to_plain
-from autotune.core.decide import Saved, shape_of
 from autotune.core.evidence import Evidence, Gap
 from autotune.core.failure import Role
 from autotune.core.fault import CannotRecord, Fault
 from autotune.core.history import Story
+from autotune.core.outlook import Saved, shape_of
 from autotune.core.plan import Plan
 from autotune.core.proof import judge_proof
 from autotune.core.record import (
@@ -31,6 +31,7 @@ from autotune.core.record import (
 )
 from autotune.core.units import show_seconds
 from autotune.edges import Asked, Clock, Teller
+from autotune.foreseeing import Foreseer
 from autotune.ground import Ground
 from autotune.known_good import write_known_good
 from autotune.launchers import deepspeed
@@ -50,8 +51,11 @@ CONVERTER = Path(child.__file__).parent / "convert.py"
 class RunStage:
     """The real stage: processes, files and checkpoints of one run."""
 
-    def __init__(self, ground: Ground, clock: Clock, asked: Asked, tell: Teller) -> None:
+    def __init__(
+        self, ground: Ground, clock: Clock, asked: Asked, tell: Teller, foreseer: Foreseer
+    ) -> None:
         """Work in the run folder of `ground`; `asked` cuts short what takes long."""
+        self._foreseer = foreseer
         self._ground = ground
         self._clock = clock
         self._asked = asked
@@ -181,13 +185,14 @@ class RunStage:
         for name in checkpoints.remove_broken(folder, launch.checkpoint_step):
             self._tell.note(f"{name} was only half written and is removed")
 
-    def keep(self, ended: AttemptEnded) -> None:
+    def keep(self, launch: Launch, ended: AttemptEnded) -> None:
         """Lay the diagnosis beside the output, drop the staged copy, keep what was compiled."""
         ground = self._ground
         path = ground.folder.attempt(ended.attempt)
         found = {"diagnosis": to_plain(ended.diagnosis), "evidence": to_plain(ended.evidence)}
         with contextlib.suppress(OSError):  # the journal holds the same, and that is what counts
             write_json(path / "diagnosis.json", found)
+        self._foreseer.remember(launch, ended)
         shutil.rmtree(ground.folder.staged / f"{ended.attempt:03d}", ignore_errors=True)
         ops_cache.keep(ground.folder.ops, ops_cache.cache_folder(ground.versions))
 

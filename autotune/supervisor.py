@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from autotune.core.decide import Outlook, next_step
+from autotune.core.climb import steer
+from autotune.core.decide import next_step
 from autotune.core.diagnosis import diagnose
 from autotune.core.evidence import Diagnosis, Evidence
 from autotune.core.failure import Failure
 from autotune.core.history import Story, tell
+from autotune.core.outlook import Outlook
 from autotune.core.record import (
     AttemptEnded,
     Decided,
@@ -36,7 +38,7 @@ class Supervisor:
     """One run, from its journal's last line to its end."""
 
     story: Story
-    outlook: Callable[[], Outlook]  # looked up again before every decision
+    outlook: Callable[[Story], Outlook]  # looked up again before every decision
     journal: Journal
     stage: Stage
     clock: Clock
@@ -52,7 +54,7 @@ class Supervisor:
         """Do one step after the other until the last; return the exit code."""
         while True:
             self._hear_stop()
-            step = next_step(self.story, self.outlook())
+            step = next_step(self.story, self.outlook(self.story))
             if step is not self.story.pending:
                 self._write(Decided(step))
             code = self._do(step)
@@ -100,7 +102,7 @@ class Supervisor:
                 self._attempt_ended(launch, evidence, Diagnosis(mismatch, 1.0, prepared.why))
                 return
         live = self.stage.start(launch, prepared.resume if prepared else launch.checkpoint)
-        outlook = self.outlook()
+        outlook = self.outlook(self.story)
         left_seconds = outlook.job.limits.wall - self.story.attempt_seconds
         limits = outlook.policy.limits
         try:
@@ -109,7 +111,14 @@ class Supervisor:
             live.child.end(limits.term_grace)  # nothing is left that nobody watches
             raise
         evidence = watch(
-            live, launch.attempt, self.asked, self.clock, limits, left_seconds, self.tell
+            live,
+            launch.attempt,
+            self.asked,
+            self.clock,
+            limits,
+            left_seconds,
+            self.tell,
+            lambda seen, saved: steer(self.story, outlook, seen, saved),
         )
         self._attempt_ended(launch, evidence)
 
@@ -121,7 +130,7 @@ class Supervisor:
         evidence = by_files(seen, self.stage.saved())
         event = AttemptEnded(evidence.attempt, evidence, diagnosis or diagnose(evidence))
         self._write(event)
-        self.stage.keep(event)
+        self.stage.keep(launch, event)
 
     def _wait(self, wait: Wait) -> None:
         began = self.clock.monotonic()

@@ -1,13 +1,18 @@
 """The inner loop: watches one attempt until nothing of it runs any more, and says what it saw."""
 
 import dataclasses
+from collections.abc import Callable
 
-from autotune.core.decide import Saved
 from autotune.core.evidence import Evidence, Gap
+from autotune.core.outlook import Saved
 from autotune.core.policy import Thresholds
 from autotune.core.rhythm import Pulse
 from autotune.core.vigil import Act, Glance, Vigil, looked, watch_over
 from autotune.edges import Asked, Clock, Exit, Live, Teller
+
+# What a running attempt has shown, and whether it has just saved: `ended_by_us` and a sentence
+# where it is to make way.
+Steer = Callable[[Evidence, bool], tuple[str, str] | None]
 
 POLL_SECONDS = 1.0
 FIRST_POLLS_SECONDS = 0.2  # a program that dies at once is told at once
@@ -22,14 +27,17 @@ def watch(
     limits: Thresholds,
     seconds_left: float | None,
     tell: Teller,
+    steer: Steer | None = None,
 ) -> Evidence:
     """Return the evidence of the attempt, after its last process is gone.
 
-    `seconds_left` is what the run's wall limit leaves.
+    `seconds_left` is what the run's wall limit leaves; `steer` says of a running attempt whether
+    it is ended for a better plan's sake.
     """
     began = clock.monotonic()
+    helm = Helm(live, attempt, steer)
     try:
-        ended, vigil = _until_it_ends(live, attempt, asked, clock, limits, seconds_left, tell)
+        ended, vigil = _until_it_ends(live, attempt, asked, clock, limits, seconds_left, tell, helm)
     except BaseException:
         live.child.end(limits.term_grace)  # trouble of our own leaves nothing that nobody watches
         raise
@@ -55,6 +63,7 @@ def _until_it_ends(
     limits: Thresholds,
     seconds_left: float | None,
     tell: Teller,
+    helm: "Helm",
 ) -> tuple[Exit | None, Vigil]:
     """Return how the launcher ended, when it did by itself, and what was noticed meanwhile."""
     began = clock.monotonic()
@@ -73,6 +82,7 @@ def _until_it_ends(
             seconds_left=None if seconds_left is None else seconds_left - (now - began),
             pulse=_pulse(live, vigil, limits),
             diverged=live.channel.view.course.diverged(limits.diverged_steps),
+            steered=helm.look(now - began, tell) if vigil.asked_at is None else None,
         )
         vigil, act = watch_over(vigil, glance, limits)
         if act is Act.LOOK:
@@ -81,9 +91,12 @@ def _until_it_ends(
             if said is not None:
                 tell.note(said)
         if act is Act.ASK_SAVE:
-            by = interrupts.stop_by or "the job's wall limit"
-            tell.note(f"asked to stop by {by}: saving at the next step; once more ends at once")
-            live.ask_save(by)
+            if vigil.ended_by_us == glance.steered:
+                live.ask_save("autotune, for another plan")
+            else:
+                by = interrupts.stop_by or "the job's wall limit"
+                tell.note(f"asked to stop by {by}: saving at the next step; once more ends at once")
+                live.ask_save(by)
         if act is Act.END and vigil.asked_at is not None:
             # They were asked to save and did not: where they stand is gone with them.
             vigil = dataclasses.replace(vigil, stacks=live.take_stacks())
@@ -93,6 +106,37 @@ def _until_it_ends(
         polls += 1
         clock.sleep(FIRST_POLLS_SECONDS if polls <= QUICK_POLLS else POLL_SECONDS)
     return ended, vigil
+
+
+class Helm:
+    """Asks, at each new checkpoint, whether the running attempt is to make way.
+
+    An attempt is also asked about once when it has run long enough to be judged as a trial.
+    """
+
+    def __init__(self, live: Live, attempt: int, steer: Steer | None) -> None:
+        """Ask nobody where `steer` is None."""
+        self._live = live
+        self._attempt = attempt
+        self._steer = steer
+        self._seen: tuple[int | None, bool] = (None, False)
+
+    def look(self, seconds: float, tell: Teller) -> str | None:
+        """Return `ended_by_us` of the end that is wanted, and tell why."""
+        view = self._live.channel.view
+        if self._steer is None or view.pace is None:
+            return None
+        seen = (view.checkpoint_step, view.pace.early_token_seconds is not None)
+        if seen == self._seen:
+            return None
+        just_saved = view.checkpoint_step != self._seen[0]
+        self._seen = seen
+        so_far = gather(self._live, self._attempt, None, None, seconds)
+        wanted = self._steer(so_far, just_saved)
+        if wanted is None:
+            return None
+        tell.note(wanted[1])
+        return wanted[0]
 
 
 def _pulse(live: Live, vigil: Vigil, limits: Thresholds) -> Pulse:
@@ -152,4 +196,7 @@ def gather(
         gaps=(*live.channel.gaps(), *memory_gaps, *gaps),
         machine=live.sampler.machine(),
         diverged=diverged,
+        probes=view.probes,
+        pace=view.pace,
+        longest=view.longest,
     )

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 VOCABULARY = 8192
-SAMPLES = 480
+SAMPLES = 256
 LONG_SAMPLES = 4
 LONG_FROM = 0.63  # where in the file the first long sample stands
 LONG_APART = 9

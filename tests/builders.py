@@ -6,11 +6,11 @@ from typing import Any
 
 from autotune.cli.wiring import all_rungs
 from autotune.core.carry import Carry, CarryKind
-from autotune.core.decide import Outlook
 from autotune.core.evidence import Diagnosis, Evidence, Memory, OomFigures, RankException, Sign
 from autotune.core.failure import Failure, Role
 from autotune.core.history import Attempt, Story
 from autotune.core.job import Job
+from autotune.core.outlook import Outlook
 from autotune.core.plan import Plan
 from autotune.core.policy import Policy
 from autotune.core.record import Launch, Remedy
@@ -57,7 +57,7 @@ def plan(**changes: Any) -> Plan:
         "method": "full", "quantization": "none", "dtype": "bf16",
         "activation_checkpointing": False, "zero_stage": 2, "offload_optimizer": False,
         "offload_param": False, "reduce_bucket": 500_000_000, "allgather_bucket": 500_000_000,
-        "gather_on_save": True, "attention": "sdpa",
+        "gather_on_save": True, "attention": "sdpa", "sequence": 64,
     }  # fmt: skip
     return Plan(**given | changes)
 

@@ -49,6 +49,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 300, 60
 LONG_FILES = {
     "child/finetune.py": "one self-contained file, copied beside a known-good",
     "child/convert.py": "one self-contained file, started by path in the training's Python",
+    "child/trace.py": "one self-contained file, started by path in the training's Python",
     "core/carry.py": "every pair of plans is answered here, and is read in one place",
 }
 LONG_FUNCTIONS = {

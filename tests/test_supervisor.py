@@ -87,7 +87,7 @@ def supervise(stage: FakeStage, told: Told, limit: str = "20m") -> int | None:
     job = builders.job(limits={"wait": limit})
     supervisor = Supervisor(
         story=builders.story(dataclasses.replace(crowded, diagnosis=why)),
-        outlook=lambda: builders.outlook(job=job),
+        outlook=lambda _: builders.outlook(job=job),
         journal=told,
         stage=stage,  # type: ignore[arg-type]
         clock=stage.clock,

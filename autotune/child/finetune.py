@@ -11,10 +11,14 @@ Training rows are JSON lines of one of three shapes: {"messages": [{"role", "con
 from __future__ import annotations
 
 import argparse
+import ctypes
 import faulthandler
 import functools
+import gc
 import hashlib
+import heapq
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -36,10 +40,18 @@ SCHEMA = 1
 IGNORED = -100  # the label that carries no loss
 NULL_ROW = -1  # the sample id of a row that only fills up the last global batch of an epoch
 PAD_MULTIPLE = 8
+LONGEST_ENCODED = 256  # rows whose tokens are counted to find the longest, or a mean
+LONGEST_TOLD = 64  # lengths in a survey
+PROBE_SECONDS = 0.002  # between readings of VmData while moments are measured; one takes 0.13 ms
 IDS_IN_EVENT = 256
 PACKABLE_ATTENTION = ("sdpa", "eager")
 COMPLETE_MARK = "autotune-complete.json"
 WATCH_SECONDS = 0.05
+# Of a micro-batch, whose logits exist at once where the loss is taken in pieces. Of 128 to 2048
+# the smallest that costs no time: a step of the head over 4096 tokens and 32,768 words of width
+# 512 on one core took 12.5 s whole (1625 MB), 6.7 s by 512 (224 MB) and 6.5 s by 1024 (358 MB);
+# by 512 under torch's own checkpointing it took 13.3 s (369 MB).
+LOSS_TOKENS = 512
 STACK_SIGNAL = signal.SIGRTMIN + 7  # on which a rank writes where each of its threads stands
 
 
@@ -92,6 +104,12 @@ def refuse_impossible(settings: dict[str, Any]) -> None:
         raise SettingsError(
             "method.quantization: 4-bit weights cannot be trained in full; use lora"
         )
+    if settings.get("loss", "whole") not in ("whole", "chunked"):
+        raise SettingsError(f"loss: {settings['loss']!r} is neither whole nor chunked")
+    if settings.get("activation_offload") and not settings["activation_checkpointing"]:
+        raise SettingsError(
+            "activation_offload: moves what activation checkpointing keeps; turn that on too"
+        )
     if (model.get("path") is None) == (model.get("config") is None):
         raise SettingsError("model: give exactly one of path and config")
 
@@ -123,6 +141,8 @@ class Reporter:
         self.step = 0
         self.lost_events = 0
         self.peak_data_bytes = 0
+        self.rehearsing = False
+        self.probes = Probes(self)
         self._file: int | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +170,7 @@ class Reporter:
     def enter(self, phase: str) -> None:
         """Name the phase and say so; fine phases inside a step only set `phase`."""
         self.phase = phase
-        self.emit("phase", phase=phase, memory=self.memory())
+        self.emit("phase", phase=phase, memory=self.memory(), **self._of_rehearsal())
 
     def memory(self) -> dict[str, int | None]:
         """What this process holds; the allocator's figures are gaps where there is no GPU."""
@@ -169,8 +189,9 @@ class Reporter:
         if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
             figures["allocated_bytes"] = torch.cuda.memory_allocated()
             figures["reserved_bytes"] = torch.cuda.memory_reserved()
-            figures["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
-            figures["peak_reserved_bytes"] = torch.cuda.max_memory_reserved()
+            allocated, reserved = self.probes.highest_on_gpu(torch.cuda)
+            figures["peak_allocated_bytes"] = allocated
+            figures["peak_reserved_bytes"] = reserved
         return figures
 
     def watch_peak(self) -> None:
@@ -178,8 +199,8 @@ class Reporter:
 
         def follow() -> None:
             while True:
-                self.peak_data_bytes = max(self.peak_data_bytes, process_bytes()[0] or 0)
-                time.sleep(WATCH_SECONDS)
+                self.peak_data_bytes = max(self.peak_data_bytes, self.probes.sample())
+                time.sleep(PROBE_SECONDS if self.probes.busy else WATCH_SECONDS)
 
         # A default stack would itself count 8 MiB against the limit.
         before = threading.stack_size(512 * 1024)
@@ -198,7 +219,117 @@ class Reporter:
             step=self.step,
             traceback=text[-8000:],
             memory=self.memory(),
+            **self._of_rehearsal(),
         )
+
+    def _of_rehearsal(self) -> dict[str, bool]:
+        return {"rehearsal": True} if self.rehearsing else {}
+
+
+class Probes:
+    """Measures the memory of each moment of an attempt, the first time it comes, and reports it.
+
+    A moment begins where the one before it ended, or where `begin` says so. Once two optimizer
+    steps are done nothing is measured, but for the first evaluation and the first save.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.busy = True  # sampled finely
+        self.highest_data = 0  # VmData since the moment before, as sampled
+        self.steps = 0  # optimizer steps applied, while they are still counted
+        self._told: set[str] = set()
+        self._since = time.monotonic()
+        self._shape: tuple[int, int] | None = None  # of the largest micro-batch of this step
+        self._gpu = (0, 0)  # highest allocated and reserved before the last reset
+        self._border = threading.Lock()
+
+    def sample(self) -> int:
+        """VmData now, from the watching thread; what was read in the moment before is not kept."""
+        moment = self._since
+        data = process_bytes()[0] or 0
+        with self._border:
+            if moment == self._since:
+                self.highest_data = max(self.highest_data, data)
+        return data
+
+    def begin(self, moment: str) -> None:
+        """Start anew, unless the moment was told of before."""
+        if moment not in self._told:
+            self.busy = True
+            self._restart()
+
+    def over(self, moment: str, shape: tuple[int, int] | None = None) -> None:
+        """Report a moment that has just ended; `shape` is rows and tokens of its micro-batch."""
+        if moment in self._told:
+            if self.busy:  # the moment that comes next must not be told of this one
+                self._restart()
+            return
+        self._told.add(moment)
+        peak, held, reserved = self._measured()
+        rows, sequence = shape or (None, None)
+        self.reporter.emit(
+            "probe",
+            moment=moment,
+            peak_bytes=peak,
+            held_bytes=held,
+            reserved_bytes=reserved,
+            rows=rows,
+            sequence=sequence,
+            seconds=time.monotonic() - self._since,
+            rehearsal=self.reporter.rehearsing,
+        )
+        self._restart()
+        self.busy = self.steps < 2
+
+    def forward_over(self, shape: tuple[int, int]) -> None:
+        """The loss of a micro-batch is computed; only the first of a step is a moment."""
+        if self.steps < 2 and self._shape is None:
+            self.over(("first_forward", "second_forward")[self.steps], shape)
+        # What comes until the optimizer step counts as backward: of all micro-batches.
+        self._shape = max(self._shape or shape, shape, key=lambda one: one[0] * one[1])
+
+    def backward_over(self) -> None:
+        if self.steps < 2:
+            self.over(("first_backward", "second_backward")[self.steps], self._shape)
+
+    def step_over(self, applied: bool) -> None:
+        """A step that the loss scaler skipped made no optimizer state, and is none."""
+        self._shape = None
+        if self.steps < 2 and applied:
+            moment = ("first_step", "second_step")[self.steps]
+            self.steps += 1
+            self.over(moment)
+
+    def highest_on_gpu(self, cuda: Any) -> tuple[int, int]:
+        """The highest ever allocated and reserved, whatever was reset in between."""
+        self._gpu = (
+            max(self._gpu[0], cuda.max_memory_allocated()),
+            max(self._gpu[1], cuda.max_memory_reserved()),
+        )
+        return self._gpu
+
+    def _cuda(self) -> Any:
+        torch = sys.modules.get("torch")
+        usable = torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized()
+        return torch.cuda if usable and torch is not None else None
+
+    def _measured(self) -> tuple[int | None, int | None, int | None]:
+        cuda = self._cuda()
+        if cuda is None:
+            data = process_bytes()[0]
+            return (None if data is None else max(data, self.highest_data)), data, None
+        cuda.synchronize()
+        return cuda.max_memory_allocated(), cuda.memory_allocated(), cuda.max_memory_reserved()
+
+    def _restart(self) -> None:
+        with self._border:
+            self._since = time.monotonic()
+            self.highest_data = process_bytes()[0] or 0
+        cuda = self._cuda()
+        if cuda is not None:
+            self.highest_on_gpu(cuda)
+            cuda.reset_peak_memory_stats()
 
 
 def answer_with_stacks(events: Path, rank: int) -> None:
@@ -389,13 +520,16 @@ class Packed:
         self.sequence = rows.sequence
         self.pad_id = rows.pad_id
         self.groups: list[list[int]] = []
+        self.lengths: list[int] = []  # tokens of each group
         room = 0
         for index in range(len(rows)):
             length = len(rows[index]["ids"])
             if length > room:
                 self.groups.append([])
+                self.lengths.append(0)
                 room = self.sequence
             self.groups[-1].append(index)
+            self.lengths[-1] += length
             room -= length
 
     def __len__(self) -> int:
@@ -459,8 +593,43 @@ class Order:
             yield order[first : first + self.micro]
 
 
+def tokens_of_longest(rows: Rows | Packed, count: int) -> dict[int, int]:
+    """Tokens of those rows, at least `count`, that are likely the longest; only they are encoded.
+
+    Which are likely is told by the bytes of their lines, a blank line counting as its neighbour's.
+    """
+    if isinstance(rows, Packed):
+        return dict(enumerate(rows.lengths))
+    starts = [offset for offset, _ in rows.rows] + [rows.path.stat().st_size]
+    size = [after - at for at, after in itertools.pairwise(starts)]
+    lengths: dict[int, int] = {}
+    for index in heapq.nlargest(max(count, LONGEST_ENCODED), range(len(rows)), size.__getitem__):
+        lengths[index] = len(rows[index]["ids"])
+        # A row that is cut is as long as any can be.
+        count -= lengths[index] >= rows.sequence
+        if count <= 0:
+            break
+    return lengths
+
+
+class Picked:
+    """Some of the rows, as rows of their own."""
+
+    def __init__(self, rows: Rows | Packed, indices: Sequence[int]) -> None:
+        self.rows = rows
+        self.indices = indices
+        self.pad_id = rows.pad_id
+        self.sequence = rows.sequence
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index if index == NULL_ROW else self.indices[index]]
+
+
 class Longest(Order):
-    """One step over the longest rows, for a rehearsal."""
+    """One step over the longest rows, for a proof."""
 
     def __init__(self, lengths: Sequence[int], batch: dict[str, int], rank: int) -> None:
         super().__init__(len(lengths), batch, rank, shuffle=False, seed=0)
@@ -491,13 +660,18 @@ def split_rows(rows: list[Any], fraction: float) -> tuple[list[Any], list[Any]]:
     return rows[: len(rows) - held], rows[len(rows) - held :]
 
 
+def padded(longest: int, sequence: int) -> int:
+    """The width of a micro-batch whose longest row has so many tokens."""
+    # Never beyond the configured length: the model may know no later position.
+    return max(longest, min(-(-longest // PAD_MULTIPLE) * PAD_MULTIPLE, sequence))
+
+
 def collate(rows: Sequence[dict[str, Any]], pad_id: int, sequence: int) -> dict[str, Any]:
     """Rows padded on the right to the longest of them, rounded up to a multiple of eight."""
     import torch
 
     longest = max(len(row["ids"]) for row in rows)
-    # Never beyond the configured length: the model may know no later position.
-    width = max(longest, min(-(-longest // PAD_MULTIPLE) * PAD_MULTIPLE, sequence))
+    width = padded(longest, sequence)
     ids, labels, mask, positions = [], [], [], []
     for row in rows:
         empty = width - len(row["ids"])
@@ -687,6 +861,8 @@ def finish_model(settings: dict[str, Any], model: Any) -> Any:
             model.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
+    if settings.get("activation_offload", False):
+        offload_activations(model, pin=bool(settings["data"].get("pin_memory", False)))
     if method["kind"] != "lora":
         return model
     import peft
@@ -704,6 +880,31 @@ def finish_model(settings: dict[str, Any], model: Any) -> Any:
     return peft.get_peft_model(model, adapter, autocast_adapter_dtype=False)
 
 
+def offload_activations(model: Any, pin: bool) -> None:
+    """Let the inputs that checkpointed blocks keep for the backward pass wait in host memory.
+
+    Around each block and not around the model: there the head's weights and the gradients of a
+    loss in pieces would be carried out and back too.
+    """
+    import torch
+
+    for module in model.modules():
+        checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+        if checkpoint is not None:
+
+            def moved(*given: Any, inner: Any = checkpoint, **more: Any) -> Any:
+                with torch.autograd.graph.save_on_cpu(pin_memory=pin):
+                    return inner(*given, **more)
+
+            moved.to_host = True  # type: ignore[attr-defined]
+            module._gradient_checkpointing_func = moved
+    if not offloads_activations(model):
+        raise SettingsError(
+            f"activation_offload: {type(model).__name__} has no checkpointed block of the kind "
+            "that can be moved; leave it off"
+        )
+
+
 def load_tokenizer(settings: dict[str, Any]) -> Any:
     import transformers
 
@@ -717,18 +918,146 @@ def load_tokenizer(settings: dict[str, Any]) -> Any:
 # ------------------------------------------------------------------------------------- trainer
 
 
+def next_tokens(labels: Any) -> Any:
+    """The label that each position foretells, flat; the last position of a row foretells none."""
+    import torch
+
+    # Shifting the labels and not the logits spares a copy of the largest tensor of the step.
+    return torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:].reshape(-1)
+
+
 def token_loss(logits: Any, labels: Any) -> Any:
     """The summed loss of the labelled tokens; each position predicts the next token."""
     import torch
 
-    # Shifting the labels and not the logits spares a copy of the largest tensor of the step.
-    targets = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:].contiguous()
     return torch.nn.functional.cross_entropy(
         logits.float().view(-1, logits.size(-1)),
-        targets.view(-1).to(logits.device),
+        next_tokens(labels).to(logits.device),
         ignore_index=IGNORED,
         reduction="sum",
     )
+
+
+class ChunkedLoss:
+    """The same loss without the logits of a whole micro-batch: the head takes it piece by piece.
+
+    It stands in for the head's forward, where DeepSpeed's hooks have gathered the head's weights,
+    and hands the loss on in the place of the logits. A model that works on its logits after the
+    head would train something else, and is refused at the first step.
+    """
+
+    def __init__(self, model: Any) -> None:
+        import torch
+
+        head = model.get_output_embeddings()
+        if type(head) is not torch.nn.Linear:
+            raise SettingsError(
+                f"loss: chunked needs a plain linear head, and {type(model).__name__} has "
+                f"{type(head).__name__}; use loss: whole"
+            )
+        self.head = head
+        self.logits = head.forward
+        self.targets: Any = None
+        self.taken: Any = None
+        self.proven = False
+        head.forward = self.forward
+
+    def forward(self, hidden: Any) -> Any:
+        import torch
+
+        if self.targets is None:
+            return self.logits(hidden)
+        self.taken = loss_in_pieces().apply(
+            torch.is_grad_enabled(),
+            self.targets.to(hidden.device),
+            hidden.reshape(-1, hidden.size(-1)),
+            self.head.weight,
+            self.head.bias,
+        )
+        return self.taken
+
+    def of(self, model: Any, inputs: dict[str, Any], labels: Any) -> Any:
+        """The summed loss of the labelled tokens, as `token_loss` gives it."""
+        self.targets = next_tokens(labels)
+        try:
+            came = model(**inputs).logits
+            self.proven = self.proven or self.came_through(came)
+        finally:
+            self.targets = self.taken = None
+        return came
+
+    def came_through(self, came: Any) -> bool:
+        """Whether the loss is proven to reach us as the head gave it; SettingsError if changed."""
+        import torch
+
+        lost = bool(came.isnan().all())
+        if self.taken is None or not (lost or torch.equal(came, self.taken)):
+            raise SettingsError(
+                "loss: chunked takes the loss in the head, and this model changes its logits "
+                "behind it (by a scale or a cap); use loss: whole"
+            )
+        # A loss that is lost proves nothing; neither does one of rows without a label.
+        return bool(came.isfinite() & (came != 0))
+
+
+@functools.cache
+def loss_in_pieces() -> Any:
+    """The autograd function of `ChunkedLoss`; a class made here, as torch is imported late."""
+    import torch
+
+    class LossInPieces(torch.autograd.Function):  # type: ignore[misc]
+        """Takes the gradients along with the loss: the logits of a piece are never made twice."""
+
+        @staticmethod
+        def forward(
+            context: Any, learning: bool, targets: Any, hidden: Any, weight: Any, bias: Any
+        ) -> Any:
+            wanted = [learning and need for need in context.needs_input_grad[2:]]
+            slopes: list[Any] = [
+                torch.zeros_like(one) if want else None
+                for one, want in zip((hidden, weight, bias), wanted, strict=True)
+            ]
+            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            for first in range(0, len(hidden), LOSS_TOKENS):
+                part = slice(first, first + LOSS_TOKENS)
+                logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
+                total += losses_into_slopes(logits, targets[part])
+                slope = logits.to(weight.dtype)
+                del logits
+                if wanted[0]:
+                    torch.mm(slope, weight, out=slopes[0][part])
+                if wanted[1]:
+                    slopes[1].addmm_(slope.t(), hidden[part])
+                if wanted[2]:
+                    slopes[2] += slope.sum(0)
+                del slope  # or it would lie beside the logits of the next piece
+            context.save_for_backward(*slopes)
+            return total
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+        def backward(context: Any, scale: Any) -> Any:
+            # In place: a second copy of the head's gradient is as large as the head.
+            slopes = [None if one is None else one.mul_(scale) for one in context.saved_tensors]
+            return None, None, *slopes
+
+    return LossInPieces
+
+
+def losses_into_slopes(logits: Any, targets: Any) -> Any:
+    """The summed loss of a piece; its `logits` become what the loss changes by with each of them.
+
+    In place, since each copy would be tokens x vocabulary of float32. `logits` is [tokens,
+    vocabulary], `targets` [tokens].
+    """
+    held = targets != IGNORED
+    place = targets.where(held, 0)[:, None]
+    logits -= logits.amax(1, keepdim=True)
+    chosen = logits.gather(1, place)[:, 0]
+    sums = logits.exp_().sum(1)
+    logits *= (held / sums)[:, None]
+    logits.scatter_add_(1, place, -held.to(logits.dtype)[:, None])
+    return ((sums.log() - chosen) * held).sum()
 
 
 def group_settings(optimizer: Any) -> list[dict[str, Any]]:
@@ -755,7 +1084,10 @@ class Supervised:
         self.step_loss: Any = None
         self.step_tokens = 0
         self.step_longest = 0
+        self.step_shape = (0, 0)
         self.last_eval_loss: float | None = None
+        in_pieces = settings.get("loss", "whole") == "chunked"
+        self.chunked = ChunkedLoss(self.model) if in_pieces else None  # type: ignore[attr-defined]
 
     # -- data
 
@@ -791,6 +1123,7 @@ class Supervised:
     def training_step(self: Any, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         self.step_samples += inputs.pop("samples")
         self.step_longest = max(self.step_longest, inputs["input_ids"].shape[1])
+        self.step_shape = tuple(inputs["input_ids"].shape)
         self.reporter.phase = "forward"
         loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
         self.reporter.phase = "train"
@@ -806,31 +1139,42 @@ class Supervised:
     ) -> Any:
         """Token losses over the tokens of the global batch; DeepSpeed averages over the ranks."""
         labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        loss = token_loss(outputs.logits, labels)
+        loss = self.summed_loss(model, inputs, labels)
         loss = loss * (self.args.world_size / (num_items_in_batch or 1))
+        self.reporter.probes.forward_over(self.step_shape)
         self.reporter.phase = "backward"
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {}) if return_outputs else loss
+
+    def summed_loss(self: Any, model: Any, inputs: Any, labels: Any) -> Any:
+        if self.chunked is not None:
+            return self.chunked.of(model, inputs, labels)
+        return token_loss(model(**inputs).logits, labels)
 
     # -- optimizer and resume
 
     def create_scheduler(self: Any, num_training_steps: int, optimizer: Any = None) -> Any:
         scheduler = super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
         if optimizer is None:  # the engine stands, and a checkpoint has not been loaded yet
+            engine = self.accelerator.deepspeed_engine_wrapped.engine
+            self.reporter.probes.over("optimizer_creation")
+            watch_engine_step(engine, self.reporter)
             self.wanted_groups = group_settings(self.optimizer)
+            if self.settings.get("rehearse") and self.settings["mode"] == "train":
+                rehearse(self, engine)
             if self.resuming:
                 self.reporter.enter("resume")
         return scheduler
 
     def _prepare_for_training(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.reporter.probes.over("load")
         self.reporter.enter("optimizer_creation")
         prepared = super()._prepare_for_training(*args, **kwargs)  # type: ignore[misc]
         if self.resuming:
+            self.reporter.probes.over("resume")
             # A stage-3 universal load puts group 0's weight decay on every group.
             for group, wanted in zip(self.optimizer.param_groups, self.wanted_groups, strict=True):
                 group.update(wanted)
             restore_learning_rate(self.optimizer, self.lr_scheduler)
-        watch_engine_step(prepared[0], self.reporter)
         self.reporter.step = self.state.global_step
         self.reporter.emit("settings", **settings_in_force(self, prepared[0]))
         self.reporter.enter("train")
@@ -840,8 +1184,10 @@ class Supervised:
 
     def evaluate(self: Any, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         self.reporter.enter("eval")
+        self.reporter.probes.begin("eval")
         rows = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
         loss = evaluation_loss(self, rows)
+        self.reporter.probes.over("eval")
         self.last_eval_loss = loss
         self.reporter.emit("eval", step=self.state.global_step, loss=plain_number(loss))
         self.reporter.enter("train")
@@ -856,6 +1202,7 @@ class Supervised:
         import torch
 
         self.reporter.enter("save")
+        self.reporter.probes.begin("save")
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.args.process_index == 0 and folder.exists():
             # Shards of another world size must not be taken for this one's.
@@ -863,6 +1210,7 @@ class Supervised:
         torch.distributed.barrier()
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
         torch.distributed.barrier()
+        self.reporter.probes.over("save")
         if self.args.process_index == 0:
             mark_complete(folder, self.state.global_step, self.settings)
             self.reporter.emit("checkpoint", step=self.state.global_step, path=str(folder))
@@ -889,13 +1237,16 @@ def watch_engine_step(engine: Any, reporter: Reporter) -> None:
     original: Callable[..., Any] = engine.step
 
     def step(*args: Any, **kwargs: Any) -> Any:
+        reporter.probes.backward_over()
         reporter.phase = "step"
-        return original(*args, **kwargs)
+        done = original(*args, **kwargs)
+        reporter.probes.step_over(engine.was_step_applied())
+        return done
 
     engine.step = step
 
 
-def evaluation_loss(trainer: Any, rows: Rows | Packed) -> float:
+def evaluation_loss(trainer: Any, rows: Rows | Packed | Picked) -> float:
     """The mean loss over every labelled token of the rows, the same whatever the batch size."""
     import torch
 
@@ -914,7 +1265,7 @@ def evaluation_loss(trainer: Any, rows: Rows | Packed) -> float:
             inputs.pop("samples")
             inputs = trainer._prepare_inputs(inputs)
             labels = inputs.pop("labels")
-            sums[0] += token_loss(model(**inputs).logits, labels).double()
+            sums[0] += trainer.summed_loss(model, inputs, labels).double()
             sums[1] += (labels[:, 1:] != IGNORED).sum()
     model.train()
     torch.distributed.all_reduce(sums)
@@ -965,6 +1316,10 @@ def settings_in_force(trainer: Any, engine: Any) -> dict[str, Any]:
         "offload_param": offload_device(engine.zero_offload_param()),
         "quantization": "nf4" if any(hasattr(one, "quant_state") for one in parameters) else "none",
         "activation_checkpointing": checkpoints_activations(model),
+        "activation_offload": offloads_activations(model),
+        "loss": "whole" if trainer.chunked is None else "chunked",
+        "sequence": trainer.train_dataset.sequence,
+        "lora_rank": rank_of_adapter(model),
         "dtype": str(next(engine.module.parameters()).dtype).removeprefix("torch."),
         "attention": getattr(model.config, "_attn_implementation", None),
         "four_bit_compute": four_bit_compute(model),
@@ -981,7 +1336,7 @@ def settings_in_force(trainer: Any, engine: Any) -> dict[str, Any]:
         "eval_micro_batch": trainer.settings["batch"]["eval_micro"],
         "gather_on_save": bool(engine.zero_gather_16bit_weights_on_model_save()),
         "total_steps": trainer.args.max_steps,
-        "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
+        "optimizer": optimizer_in_force(optimizer),
         "param_groups": groups_in_force(optimizer),
         "soft_limit_bytes": soft_limit_bytes(),
         "allocator": {
@@ -992,6 +1347,24 @@ def settings_in_force(trainer: Any, engine: Any) -> dict[str, Any]:
             size for size, one in zip(sizes, parameters, strict=True) if one.requires_grad
         ),
     }
+
+
+def optimizer_in_force(optimizer: Any) -> str:
+    """The class that steps, and what bitsandbytes makes of its state."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    bits = getattr(getattr(inner, "args", None), "optim_bits", None)
+    words = [type(inner).__name__, f"{bits}-bit" if bits else ""]
+    return " ".join([*words, "paged" if getattr(inner, "is_paged", False) else ""]).strip()
+
+
+def rank_of_adapter(model: Any) -> int | None:
+    """The rank of the adapters; None where there is none."""
+    return next((int(one.r) for one in getattr(model, "peft_config", {}).values()), None)
+
+
+def offloads_activations(model: Any) -> bool:
+    functions = (getattr(one, "_gradient_checkpointing_func", None) for one in model.modules())
+    return any(getattr(one, "to_host", False) for one in functions)
 
 
 def checkpoints_activations(model: Any) -> bool:
@@ -1118,6 +1491,264 @@ class StepWatch:
             )
 
 
+# ----------------------------------------------------------------------------------- rehearsal
+
+
+def rehearse(trainer: Any, engine: Any) -> None:
+    """Take two steps and an evaluation on the longest rows, and leave everything as it was.
+
+    What does not fit fails here, in the first minute. The checkpoint of a resume is loaded only
+    afterwards, so that the state to go back to is always that of the beginning: no moments, no
+    steps, the weights as they were read. The weights never move, since gradients, learning rate
+    and weight decay are zero; all else is small enough to be kept, and put back.
+    """
+    reporter, began = trainer.reporter, time.monotonic()
+    hindrance = cannot_rehearse(engine)
+    if hindrance is not None:
+        reporter.emit("rehearsal", skipped=hindrance)
+        return
+    before = AsItWas(trainer, engine)
+    reporter.rehearsing = True
+    reporter.enter("train")
+    trainer.model_wrapped = engine  # as the Trainer itself is about to say
+    longest = rehearse_steps(trainer, engine)
+    if trainer.eval_dataset is not None:
+        rehearse_evaluation(trainer)
+    before.put_back()
+    reporter.emit("rehearsal", longest=longest, seconds=time.monotonic() - began)
+    reporter.rehearsing = False
+    reporter.phase = "optimizer_creation"
+
+
+def inner_optimizers(engine: Any) -> list[Any]:
+    """The optimizers below ZeRO: one, or two where a part of the state is offloaded."""
+    zero = engine.optimizer
+    found = (getattr(zero, "optimizer", zero), getattr(zero, "backup_optimizer", None))
+    return [one for one in found if one is not None]
+
+
+def cannot_rehearse(engine: Any) -> str | None:
+    """Why the beginning could not be gone back to, or None."""
+    for optimizer in inner_optimizers(engine):
+        if optimizer.state:
+            return "the optimizer has state before its first step"
+        if getattr(optimizer, "is_paged", False):
+            return "bitsandbytes never gives back the pages of a paged optimizer"
+    return None
+
+
+def longest_rows(rows: Rows | Packed, count: int) -> Picked:
+    """The `count` longest rows, over again where there are fewer."""
+    lengths = tokens_of_longest(rows, count)
+    ranked = sorted(lengths, key=lambda index: -lengths[index])
+    return Picked(rows, [ranked[at % len(ranked)] for at in range(count)])
+
+
+def rehearse_steps(trainer: Any, engine: Any) -> int:
+    """Two optimizer steps, the second beside the optimizer's state; the tokens of a row in them."""
+    batch = trainer.settings["batch"]
+    # Every rank and pass takes the longest rows there are: any of them may meet them.
+    picked = longest_rows(trainer.train_dataset, batch["micro"])
+    passes = min(batch["accumulation"], 2)  # the second adds to the gradients of the first
+    trainer.current_gradient_accumulation_steps = batch["accumulation"]
+    width = 0
+    for _ in range(2):
+        for at in range(passes):
+            trainer.accelerator.gradient_state._set_sync_gradients(at == passes - 1)
+            rows = [picked[index] for index in range(len(picked))]
+            inputs = collate(rows, picked.pad_id, picked.sequence)
+            width = inputs["input_ids"].shape[1]
+            # Divided by endlessly many tokens the loss and all gradients are zero.
+            trainer.training_step(engine, inputs, num_items_in_batch=math.inf)
+    return width
+
+
+def rehearse_evaluation(trainer: Any) -> None:
+    """One micro-batch of the longest evaluation rows on every rank."""
+    trainer.reporter.phase = "eval"
+    trainer.reporter.probes.begin("eval")
+    count = trainer.settings["batch"]["eval_micro"] * trainer.args.world_size
+    evaluation_loss(trainer, longest_rows(trainer.eval_dataset, count))
+    trainer.reporter.probes.over("eval")
+    trainer.reporter.phase = "train"
+
+
+class AsItWas:
+    """What two steps without effect on the weights change in an engine that never stepped."""
+
+    OF_ENGINE = (
+        "micro_steps", "global_steps", "global_samples", "skipped_steps", "losses",
+        "_global_grad_norm", "_step_applied", "_is_gradient_accumulation_boundary",
+    )  # fmt: skip
+    OF_OPTIMIZER = ("_global_grad_norm", "overflow", "_hp_optimizer_states_linked")
+
+    def __init__(self, trainer: Any, engine: Any) -> None:
+        self.trainer, self.engine, self.zero = trainer, engine, engine.optimizer
+        self.optimizers = inner_optimizers(engine)
+        # Gradients that are not finite times a rate of zero would still be no number.
+        self.hooks = [one.register_step_pre_hook(zero_gradients) for one in self.optimizers]
+        self.groups = [
+            (group, {name: group[name] for name in ("lr", "weight_decay") if name in group})
+            for one in self.optimizers
+            for group in one.param_groups
+        ]
+        for group, kept in self.groups:
+            group.update(dict.fromkeys(kept, 0.0))
+        self.scheduler, engine.lr_scheduler = engine.lr_scheduler, None
+        self.monitoring, engine.monitor.enabled = engine.monitor.enabled, False
+        self.kept = [
+            (owner, {name: value for name, value in vars(owner).items() if name in names})
+            for owner, names in self._counters()
+        ]
+        # Rotary embeddings that stretch with the longest sequence so far keep it in mind.
+        self.modules = [
+            (module, stretched(module), dict(module._buffers)) for module in engine.module.modules()
+        ]
+        self.randoms = random_states()
+
+    def _counters(self) -> Iterator[tuple[Any, Sequence[str]]]:
+        yield self.engine, self.OF_ENGINE
+        yield self.zero, self.OF_OPTIMIZER
+        for optimizer in self.optimizers:
+            yield optimizer, ("initialized",)  # of bitsandbytes: its state was moved to the device
+        for whole in (getattr(self.zero, "loss_scaler", None), self.engine.tput_timer):
+            if whole is not None:
+                yield whole, list(vars(whole))
+        yield self.trainer.accelerator.gradient_state, ("sync_gradients",)
+
+    def put_back(self) -> None:
+        self.zero.zero_grad()
+        for hook in self.hooks:
+            hook.remove()
+        for group, kept in self.groups:
+            group.update(kept)
+        for optimizer in self.optimizers:
+            forget_steps(optimizer)
+        for parameter in self.engine.module.parameters():
+            parameter.grad = None
+            linked = getattr(parameter, "_hp_mapping", None)
+            if linked is not None:
+                linked.optim_fragment = None  # a view of moments that are gone
+        self.engine.lr_scheduler = self.scheduler
+        self.engine.monitor.enabled = self.monitoring
+        for owner, values in self.kept:
+            for name, value in values.items():
+                setattr(owner, name, value)
+        for module, values, buffers in self.modules:
+            for name in stretched(module).keys() - values.keys():
+                delattr(module, name)
+            vars(module).update(values)
+            module._buffers.update(buffers)
+        set_random_states(self.randoms)
+        give_back_memory()
+
+
+def stretched(module: Any) -> dict[str, Any]:
+    """What a rotary embedding of transformers remembers of lengths, by kind of layer or for all."""
+    ends = ("max_seq_len_cached", "attention_scaling")
+    return {name: value for name, value in vars(module).items() if name.endswith(ends)}
+
+
+def zero_gradients(optimizer: Any, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+
+
+def forget_steps(optimizer: Any) -> None:
+    """Empty the optimizer's state, also what DeepSpeed's CPU Adam counts outside of Python."""
+    optimizer.state.clear()
+    if hasattr(optimizer, "ds_opt_adam"):
+        given = optimizer.defaults
+        optimizer.ds_opt_adam.destroy_adam(optimizer.opt_id)
+        optimizer.ds_opt_adam.create_adam(
+            optimizer.opt_id,
+            given["lr"],
+            *given["betas"],
+            given["eps"],
+            given["weight_decay"],
+            optimizer.adam_w_mode,
+            False,
+        )
+
+
+def random_states() -> tuple[Any, Any, Any, Any]:
+    import numpy
+    import torch
+
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return random.getstate(), numpy.random.get_state(), torch.get_rng_state(), cuda
+
+
+def set_random_states(states: tuple[Any, Any, Any, Any]) -> None:
+    import numpy
+    import torch
+
+    plain, of_numpy, of_torch, cuda = states
+    random.setstate(plain)
+    numpy.random.set_state(of_numpy)
+    torch.set_rng_state(of_torch)
+    if cuda is not None:
+        torch.cuda.set_rng_state(cuda)
+
+
+def give_back_freed_tensors() -> None:
+    """Let glibc hand each freed tensor back to the kernel, as the limit on VmData supposes.
+
+    Of itself it keeps what was freed, up to 32 MiB a tensor, in a heap that grows with the largest
+    tensor freed so far (mallopt(3), M_MMAP_THRESHOLD): a fifth of a small training's peak.
+    In return small steps fault their pages in again and again (tests/bench/RESULTS.md has both).
+    Set to its own first value the threshold stays there.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(-3, 128 * 1024)
+
+
+def give_back_memory() -> None:
+    """Hand freed memory back, so that later figures are those of a start without rehearsal."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc keeps what was freed below the top of its heap
+        trim(0)
+
+
+# -------------------------------------------------------------------------------------- survey
+
+
+def survey(settings: dict[str, Any]) -> dict[str, Any]:
+    """How many rows and steps there are and how long the longest, without model and trainer."""
+    rows, held = load_rows(settings, load_tokenizer(settings))
+    order = Order(len(rows), settings["batch"], 0, shuffle=False, seed=0)
+    return {
+        "rows": len(rows),
+        "steps": total_steps(settings, order.steps),
+        "longest": widths_of_longest(rows),
+        "eval_rows": 0 if held is None else len(held),
+        "eval_longest": [] if held is None else widths_of_longest(held),
+        "tokens_mean": mean_tokens(rows),
+    }
+
+
+def widths_of_longest(rows: Rows | Packed) -> list[int]:
+    """Tokens of the longest rows with the padding that each alone would get, longest first."""
+    lengths = heapq.nlargest(LONGEST_TOLD, tokens_of_longest(rows, LONGEST_TOLD).values())
+    return [padded(length, rows.sequence) for length in lengths]
+
+
+def mean_tokens(rows: Rows | Packed) -> float:
+    """The mean length of rows spread evenly over the file, after the cut and without padding."""
+    if isinstance(rows, Packed):
+        return sum(rows.lengths) / len(rows.lengths)
+    sample = range(0, len(rows), -(-len(rows) // LONGEST_ENCODED))
+    return sum(len(rows[index]["ids"]) for index in sample) / len(sample)
+
+
 # ---------------------------------------------------------------------------------------- main
 
 
@@ -1198,7 +1829,8 @@ def load_rows(settings: dict[str, Any], tokenizer: Any) -> tuple[Rows | Packed, 
 
 def choose_order(settings: dict[str, Any], rows: Rows | Packed, rank: int) -> Order:
     if settings["mode"] == "prove":
-        lengths = [len(rows[index]["ids"]) for index in range(len(rows))]
+        found = tokens_of_longest(rows, settings["batch"]["global"])
+        lengths = [found.get(index, 0) for index in range(len(rows))]
         return Longest(lengths, settings["batch"], rank)
     data = settings["data"]
     return Order(len(rows), settings["batch"], rank, shuffle=data["shuffle"], seed=data["seed"])
@@ -1288,6 +1920,7 @@ def run(settings: dict[str, Any], reporter: Reporter, rank: int, world_size: int
         )
     cpu = settings["memory"]["device"] == "cpu"
     if cpu:
+        give_back_freed_tensors()
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
     import torch
@@ -1297,6 +1930,7 @@ def run(settings: dict[str, Any], reporter: Reporter, rank: int, world_size: int
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed("gloo" if cpu else "nccl", auto_mpi_discovery=False, verbose=False)
     build_ops(settings["deepspeed"])
+    reporter.probes.over("base")
     reporter.enter("load")
     set_memory_limit(settings["memory"])
     reporter.watch_peak()
@@ -1309,6 +1943,7 @@ def run(settings: dict[str, Any], reporter: Reporter, rank: int, world_size: int
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("settings", type=Path, metavar="TRAIN_JSON")
+    parser.add_argument("--survey", action="store_true", help="tell of the rows and end")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=None)
     given = parser.parse_args(arguments)
     # Nothing here may reach a model hub; what is not on disk is missing.
@@ -1316,6 +1951,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # transformers imports pyarrow where it finds it, whose own pool takes 1 GiB at once.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    if given.survey:
+        print(json.dumps(survey(load_settings(given.settings))), flush=True)
+        return 0
     rank, world_size = place_in_world(given.local_rank)
     settings = load_settings(given.settings)
     channel = settings["channel"]

@@ -31,6 +31,30 @@ class Device(str, Enum):
     CUDA = "cuda"
 
 
+class Method(str, Enum):
+    """What of a model is trained, and how the rest is kept."""
+
+    FULL = "full"
+    LORA = "lora"
+    QLORA = "qlora"
+
+
+class Offload(str, Enum):
+    """What waits in host memory between its uses."""
+
+    NONE = "none"
+    OPTIMIZER = "optimizer"
+    BOTH = "optimizer+param"
+
+
+class Dtype(str, Enum):
+    """What the weights are kept and multiplied in."""
+
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="the job file (YAML)")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="the run folder")]
 AsJson = Annotated[bool, typer.Option("--json", help="data as JSON on stdout")]
@@ -78,6 +102,51 @@ def explain(
 
 
 @app.command()
+def estimate(
+    model: Annotated[
+        Path, typer.Option("--model", metavar="DIR|CONFIG", help="a model folder or config.json")
+    ],
+    seq: Annotated[int, typer.Option("--seq", min=1, help="tokens per row")],
+    micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="rows per rank")],
+    method: Annotated[Method, typer.Option("--method", help="what is trained")],
+    lora_rank: Annotated[int, typer.Option("--lora-rank", min=1)] = 8,
+    lora_targets: Annotated[
+        str, typer.Option("--lora-targets", metavar="A,B", help="default: all linear layers")
+    ] = "",
+    checkpointing: Annotated[bool, typer.Option("--checkpointing")] = False,
+    zero: Annotated[int, typer.Option("--zero", min=0, max=3, help="ZeRO stage")] = 0,
+    ranks: Annotated[int, typer.Option("--ranks", min=1)] = 1,
+    offload: Annotated[Offload, typer.Option("--offload")] = Offload.NONE,
+    optimizer: Annotated[str, typer.Option("--optimizer")] = "adamw",
+    dtype: Annotated[Dtype, typer.Option("--dtype")] = Dtype.BF16,
+    attention: Annotated[str, typer.Option("--attention")] = "sdpa",
+    device: Annotated[Device, typer.Option("--device", help="what it trains on")] = Device.CUDA,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the peak bytes of one setting on one rank, part by part."""
+    from autotune.cli.estimate import Asked
+    from autotune.cli.estimate import estimate as verb
+
+    asked = Asked(
+        model=model,
+        sequence=seq,
+        micro_batch=micro_batch,
+        method=method.value,
+        lora_rank=lora_rank,
+        lora_targets=tuple(name.strip() for name in lora_targets.split(",") if name.strip()),
+        checkpointing=checkpointing,
+        zero=zero,
+        ranks=ranks,
+        offload=offload.value,
+        optimizer=optimizer,
+        dtype=dtype.value,
+        attention=attention,
+        device=device.value,
+    )
+    _end(verb, asked, as_json)
+
+
+@app.command()
 def status(
     run: Annotated[
         Path | None, typer.Argument(metavar="[RUN]", help="default: the newest below ./runs")
@@ -89,6 +158,25 @@ def status(
     from autotune.cli.status import status as verb
 
     _end(verb, run, watch, as_json)
+
+
+@app.command()
+def plan(job: JobFile, as_json: AsJson = False) -> None:
+    """Show what is predicted to fit: plans, their memory and speed, and the choice."""
+    from autotune.cli.plan import plan as verb
+
+    _end(verb, job, as_json)
+
+
+@app.command()
+def outcomes(
+    as_json: AsJson = False,
+    forget: Annotated[bool, typer.Option("--forget", help="delete all of it")] = False,
+) -> None:
+    """List what earlier runs taught on this machine, or forget it."""
+    from autotune.cli.outcomes import outcomes as verb
+
+    _end(verb, as_json, forget)
 
 
 @app.command()

@@ -8,12 +8,13 @@ from pathlib import Path
 from autotune import __version__
 from autotune.cli.terminal import JsonTeller, Terminal
 from autotune.cli.wiring import digest_of, identity, lay_ground
-from autotune.core.decide import Outlook
 from autotune.core.fault import CannotRecord, Fault, InputError
 from autotune.core.history import Story, fold
 from autotune.core.history import tell as with_event
+from autotune.core.outlook import Outlook
 from autotune.core.record import Event, RunStarted, WentOn
 from autotune.edges import Interrupts, Teller
+from autotune.foreseeing import Foreseer
 from autotune.ground import Ground
 from autotune.stage import RunStage
 from autotune.supervisor import Supervisor
@@ -78,10 +79,11 @@ def _supervise(ground: Ground, signals: SignalWatch, as_json: bool) -> int:
     folder.clear_stop()
     tell.note(f"run folder: {folder.path}")
     asked = Asked(signals, folder)
-    stage = RunStage(ground, clock, asked, tell)
-    supervisor = Supervisor(
-        story=with_event(story, event),
-        outlook=lambda: Outlook(
+    foreseer = Foreseer(ground, folder.path / "survey", tell, lambda: bool(asked.read().stop_by))
+    stage = RunStage(ground, clock, asked, tell, foreseer)
+
+    def outlook(story: Story) -> Outlook:
+        now = Outlook(
             ground.job,
             ground.policy,
             ground.rungs,
@@ -89,7 +91,22 @@ def _supervise(ground: Ground, signals: SignalWatch, as_json: bool) -> int:
             ground.start,
             stage.saved(),
             stage.earlier(),
-        ),
+            foreseer.foresight(),
+        )
+        before = foreseer.doubts
+        closer = foreseer.look_closer(story, now)
+        for doubt in foreseer.doubts[len(before) :]:
+            tell.note(doubt)
+        return closer
+
+    foresight = foreseer.foresight()
+    if foresight is None and ground.policy.choose == "predicted":
+        tell.note(f"memory cannot be predicted: {foreseer.why_not}; rungs are tried in order")
+    for doubt in (*(foresight.subject.shape.doubts if foresight else ()), *foreseer.doubts):
+        tell.note(doubt)
+    supervisor = Supervisor(
+        story=with_event(story, event),
+        outlook=outlook,
         journal=journal,
         stage=stage,
         clock=clock,

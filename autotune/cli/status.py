@@ -10,6 +10,7 @@ from autotune.cli.terminal import describe
 from autotune.core.codec import to_plain
 from autotune.core.fault import Fault, InputError
 from autotune.core.history import Attempt, Story, fold
+from autotune.core.plan import Plan, changes
 from autotune.core.record import Finish, Launch, Prove, Wait
 from autotune.core.sentence import lost_steps, say_launch, say_plan, tell_story
 from autotune.core.units import show_seconds
@@ -81,12 +82,20 @@ def _as_json(story: Story, view: View, state: str) -> dict[str, Any]:
             {
                 "attempt": attempt.number,
                 "failure": attempt.failure.value if attempt.failure else None,
-                "changes": to_plain(attempt.launch.remedy.changes if attempt.launch.remedy else ()),
+                "changes": to_plain(changes(before, attempt.plan)),
+                "trial_of": attempt.launch.trial_of,
                 "lost_steps": lost_steps(attempt),
             }
-            for attempt in story.attempts
+            for before, attempt in zip(_plans_before(story), story.attempts, strict=True)
         ],
     }
+
+
+def _plans_before(story: Story) -> list[Plan]:
+    """Return for each attempt the plan it followed; for the first the job's own."""
+    if story.started is None:
+        return []
+    return [story.started.plan, *(one.plan for one in story.attempts[:-1])][: len(story.attempts)]
 
 
 def _as_text(folder: RunFolder, story: Story, view: View, state: str) -> list[str]:

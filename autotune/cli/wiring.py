@@ -17,7 +17,7 @@ from autotune.core.carry import CHANGE_DTYPE, RESET_OPTIMIZER
 from autotune.core.compatibility import conflicts
 from autotune.core.fault import AutotuneError, Fault, InputError, nearest
 from autotune.core.job import Job
-from autotune.core.model_size import CHECKPOINT_BYTES_PER_PARAMETER, parameters
+from autotune.core.memory.reading import read_shape
 from autotune.core.plan import Device
 from autotune.core.policy import Policy
 from autotune.core.rung import Rung, Surroundings
@@ -28,12 +28,15 @@ from autotune.ground import Ground
 from autotune.world.dataset import check_dataset
 from autotune.world.environment import missing_names, training_python, versions
 from autotune.world.gpu import find_gpus
-from autotune.world.model_folder import read_model, tokenizer_faults
+from autotune.world.model_folder import read_model, tokenizer_faults, weight_bytes
 from autotune.world.policy_file import find_policy, load_policy
 from autotune.world.run_folder import RunFolder
 from autotune.world.signature_file import load_signatures
 from autotune.world.yaml_files import Document, read_document, validate
 
+# A full checkpoint under ZeRO in 16-bit training: weights twice (once for people, once for
+# DeepSpeed) and fp32 master, exp_avg and exp_avg_sq.
+CHECKPOINT_BYTES_PER_PARAMETER = 2 + 2 + 12
 CONSENTS = (RESET_OPTIMIZER, CHANGE_DTYPE)  # what a carry may need
 
 
@@ -134,6 +137,7 @@ def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
             knobs=framework.knobs,
             versions=installed,
             has_evaluation=framework.has_evaluation(job),
+            packing=framework.packs(job),
             platform=_platform(),
             gpus=gpu_indices,
         ),
@@ -216,10 +220,11 @@ def _look(settings: FinetuneSettings, document: Document) -> Looked:
     faults += found
     inputs["deepspeed"] = digest_of(deepspeed)
     inputs["model"] = digest_of(config)
-    count = parameters(config or {}) if settings.method == "full" else None
-    size = count * CHECKPOINT_BYTES_PER_PARAMETER if count else None
+    shape = read_shape(config or {}) if settings.method == "full" else ""
+    size = None if isinstance(shape, str) else shape.parameters * CHECKPOINT_BYTES_PER_PARAMETER
     allocator = os.environ.get(NEW_NAME, os.environ.get(OLD_NAME, ""))
-    return Looked(config, tuple(faults), inputs, size, deepspeed, allocator)
+    held = 0 if isinstance(settings.model, dict) else weight_bytes(folder / settings.model)
+    return Looked(config, tuple(faults), inputs, size, deepspeed, allocator, held)
 
 
 def _deepspeed(settings: FinetuneSettings, folder: Path) -> tuple[dict[str, Any], list[Fault]]:

@@ -45,7 +45,7 @@ def cause_spent(story: Story, policy: Policy, failure: Failure) -> str | None:
 def times_used(story: Story, place: int, rung: str) -> int:
     """Return how often the rule at `place` has taken this rung without progress."""
     remedies = (attempt.launch.remedy for attempt in story.since_progress())
-    return sum(1 for one in remedies if one and (one.rule, one.rung) == (place, rung))
+    return sum(1 for one in remedies if one and one.rule == place and rung in one.rungs)
 
 
 def rung_spent(story: Story, place: int, rule: Rule, rung: str) -> str | None:

@@ -19,7 +19,8 @@ TORCH_ADAMW = frozenset({"adamw_torch", "adamw_torch_fused"})
 ADAMW = TORCH_ADAMW | {CPU_ADAM}
 # These keep the same hyper-parameters in a group, so one goes on from the other's groups and
 # schedule; others (adafactor: KeyError 'beta1') miss their own keys at the first step.
-LIKE_ADAMW = TORCH_ADAMW | {"adamw_8bit", "adamw_bnb_8bit"}
+PAGED = frozenset({"paged_adamw_32bit", "paged_adamw_8bit"})
+LIKE_ADAMW = TORCH_ADAMW | {"adamw_8bit", "adamw_bnb_8bit"} | PAGED
 # On 0.19.8 every way; on the other two the way from stage 2 to 3 and back, and the refusals.
 PROVEN_ON_DEEPSPEED = ("0.19.3", "0.19.6", "0.19.8")
 
@@ -49,6 +50,7 @@ class Shape:
     round_robin_gradients: bool = False
     sub_group_size: int = 1_000_000_000
     dtype: str = "bf16"  # bf16 | fp16 | fp32
+    lora_rank: int = 0  # 0: as the job says
 
 
 class SavedShape(Shape):
@@ -151,6 +153,11 @@ def _cannot_carry(saved: SavedShape, wanted: WantedShape) -> str | None:
             f"A checkpoint of {saved.method} training has other trained parameters than "
             f"{wanted.method} training: that is another run."
         )
+    if saved.lora_rank != wanted.lora_rank:
+        return (
+            "A checkpoint holds adapters of one rank, and nothing makes them those of another: "
+            f"keep rank {saved.lora_rank or 'of the job'}, or begin a new run."
+        )
     if saved.quantization != wanted.quantization:
         if wanted.method != "lora":
             return "Weights that are trained cannot be quantised; quantise the frozen base of LoRA."
@@ -185,7 +192,9 @@ def _loses_moments(saved: SavedShape, wanted: WantedShape) -> str | None:
     if "nvme" in offloads | params and not _same_files(saved, wanted):
         return "A checkpoint with NVMe swap files resumes only under the very same layout."
     if not _new_optimizer(saved, wanted):
-        return None
+        if saved.optimizer in ADAMW or _same_files(saved, wanted):
+            return None
+        return f"The moments of {saved.optimizer} lie in a form that nothing converts."
     if not {saved.optimizer, wanted.optimizer} <= LIKE_ADAMW:
         return (
             f"{wanted.optimizer} needs settings in its parameter groups that a checkpoint of "
@@ -226,6 +235,11 @@ def _why_same(saved: SavedShape, wanted: WantedShape) -> str:
         return (
             "torch's AdamW goes on, on the host: bit for bit the same steps, where DeepSpeed's CPU "
             "Adam would be faster, round otherwise, and refuse this checkpoint as it lies."
+        )
+    if wanted.optimizer in PAGED:
+        return (
+            "The checkpoint resumes as it lies; its moments come back as plain memory of the "
+            "device, and are paged no more."
         )
     if saved.zero_stage != wanted.zero_stage:
         return "ZeRO stages 1 and 2 save the same files."

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from autotune.core.plan import Device, Plan
 
@@ -55,6 +56,33 @@ CONFLICTS: tuple[Conflict, ...] = (
         "bitsandbytes",
         package="bitsandbytes",
         absent=True,
+    ),
+    Conflict(
+        "optimizer_without_bitsandbytes",
+        lambda plan, _: plan.optimizer != "adamw",
+        "8-bit and paged optimizers need bitsandbytes in the training's Python",
+        "bitsandbytes",
+        package="bitsandbytes",
+        absent=True,
+    ),
+    Conflict(
+        "optimizer_under_offload",
+        lambda plan, _: plan.optimizer != "adamw" and plan.offload_optimizer,
+        "under optimizer offload accelerate silently puts DeepSpeed's CPU Adam in the place of an "
+        "8-bit or paged optimizer, with another weight decay",
+        "accelerate, utils/deepspeed.py map_pytorch_optim_to_deepspeed",
+    ),
+    Conflict(
+        "paged_optimizer_cpu",
+        lambda plan, device: plan.optimizer.startswith("paged") and device == "cpu",
+        "paging moves optimizer state between a GPU and the host, and the job trains on the CPU",
+        "bitsandbytes, functional.get_paged",
+    ),
+    Conflict(
+        "activation_offload_alone",
+        lambda plan, _: plan.activation_offload and not plan.activation_checkpointing,
+        "activation offload moves what activation checkpointing keeps, and that is off",
+        "child/finetune.py, offload_activations",
     ),
     Conflict(
         "four_bit_param_offload",
@@ -115,6 +143,7 @@ def conflicts(plan: Plan, device: Device, versions: dict[str, str]) -> list[Conf
     return [row for row in CONFLICTS if _concerns(row, versions) and row.holds(plan, device)]
 
 
+@cache
 def parse_version(text: str) -> Version:
     """Return the leading numbers of a version: `2.13.0+cpu` is (2, 13, 0)."""
     numbers = []

@@ -1,46 +1,28 @@
 """Decides the next step of a run from its story and what is known of its surroundings."""
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
 
 from autotune.core.broken_card import blamed_cards
 from autotune.core.budget import attempts_spent, time_spent, wait_spent
-from autotune.core.carry import Carry, SavedShape, WantedShape, decide_carry
+from autotune.core.climb import FASTER, faster, returns
+from autotune.core.evidence import Diagnosis
 from autotune.core.failure import Failure
 from autotune.core.history import Attempt, Story
-from autotune.core.job import Job
-from autotune.core.ladder import CURABLE, Choice, Means, broken_settings, choose
+from autotune.core.ladder import (
+    CURABLE,
+    Choice,
+    Means,
+    broken_settings,
+    choose,
+    choose_first,
+    look_ahead,
+)
+from autotune.core.leap import Leap, foreseen, may_leap
 from autotune.core.need import needed_bytes
+from autotune.core.outlook import Outlook, carry_to, saved_after
 from autotune.core.plan import Plan
-from autotune.core.policy import Policy
 from autotune.core.record import Finish, GiveUp, Launch, Prove, Remedy, Step, Stop, Wait
-from autotune.core.rung import Deed, Rung, Scene, Surroundings
-
-# The class that steps in the built-in trainer, on the device and on the host alike.
-OPTIMIZER = "adamw_torch_fused"
-
-
-@dataclass(frozen=True)
-class Saved:
-    """The newest complete checkpoint of the run."""
-
-    name: str
-    step: int
-    attempt: int | None  # that wrote it, when it says so
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What a decision rests on beside the story."""
-
-    job: Job
-    policy: Policy
-    rungs: dict[str, Rung]
-    around: Surroundings
-    start: Plan
-    saved: Saved | None = None
-    earlier: tuple[Saved, ...] = ()  # the whole checkpoints before it, newest first
+from autotune.core.rung import Deed, Scene
 
 
 def next_step(story: Story, outlook: Outlook) -> Step:
@@ -51,31 +33,88 @@ def next_step(story: Story, outlook: Outlook) -> Step:
         return Stop(f"asked to by {story.stop_asked.by}")
     last = story.last
     if last is None:
-        return _launch(story, outlook, outlook.start, "the job's own settings")
+        return _begin(story, outlook)
     if last.evidence is not None and last.evidence.finished:
         return _close(story, outlook, last)
     enough = time_spent(story, outlook.job.limits)
     if enough:
         return GiveUp(enough)
+    held = returns(story)
+    if held is not None:
+        return _launch(story, outlook, held.plan, "the trial was no gain: back to what held")
     if last.failure is Failure.NONE and last.evidence and last.evidence.ended_by_us:
+        if last.evidence.ended_by_us == FASTER:
+            return _try_faster(story, outlook, last)
         return _launch(story, outlook, last.plan, "it was interrupted, not beaten")
     return _climb(story, outlook)
 
 
-def carry_to(plan: Plan, story: Story, outlook: Outlook, rung: Rung | None = None) -> Carry:
-    """Return how the newest checkpoint that `rung` leaves becomes the start of `plan`."""
-    saved = _saved_after(rung, outlook)
-    shape = SavedShape(**shape_of(_writer(saved, story, outlook))) if saved is not None else None
-    return decide_carry(shape, WantedShape(**shape_of(plan)), frozenset(outlook.job.allow))
+def _try_faster(story: Story, outlook: Outlook, last: Attempt) -> Step:
+    better = faster(story, outlook)
+    if better is None or outlook.foresight is None:
+        return _launch(story, outlook, last.plan, "what it was stopped for is no gain any more")
+    why = "it held with room to spare, and this is predicted to be faster"
+    step = _launch(story, outlook, better.prospect.plan, why)
+    told = foreseen(better.prospect, outlook.foresight.capacity)
+    return dataclasses.replace(step, trial_of=last.number, foreseen=told)
 
 
-def _climb(story: Story, outlook: Outlook) -> Step:
-    means = Means(
+def doubtful(story: Story, outlook: Outlook) -> tuple[Plan, ...]:
+    """Return the plans near the limit that the next decision turns on; none where it does not."""
+    if story.pending is not None or outlook.foresight is None or story.stop_asked is not None:
+        return ()
+    last = story.last
+    if last is None and not _begins_by_prediction(outlook):
+        return ()
+    if last is not None and (last.diagnosis is None or returns(story) is not None):
+        return ()
+    scene = _first_scene(outlook) if last is None else _scene(last, outlook)
+    if not may_leap(scene, outlook.policy):
+        return ()
+    return look_ahead(scene, story, _means(story, outlook), outlook.foresight).near_limit()
+
+
+def first_leap(outlook: Outlook) -> Leap:
+    """Return what the planner sees of the job's own plan and of all that the rungs make of it."""
+    if outlook.foresight is None:
+        raise AssertionError("without foresight nobody leaps")
+    story = Story()
+    return look_ahead(_first_scene(outlook), story, _means(story, outlook), outlook.foresight)
+
+
+def _begins_by_prediction(outlook: Outlook) -> bool:
+    predicted = outlook.job.start == "predicted" and outlook.policy.choose == "predicted"
+    return predicted and outlook.foresight is not None
+
+
+def _begin(story: Story, outlook: Outlook) -> Step:
+    if not _begins_by_prediction(outlook):
+        return _launch(story, outlook, outlook.start, "the job's own settings")
+    choice = choose_first(_first_scene(outlook), story, _means(story, outlook))
+    if choice.plan is None:
+        return GiveUp(choice.why_not, choice.passed_over, choice.cure)
+    why = choice.remedy.why if choice.remedy else choice.why_not
+    return _launch(story, outlook, choice.plan, why, choice)
+
+
+def _first_scene(outlook: Outlook) -> Scene:
+    """The job's own plan as if it had run out of memory: the rungs against that are offered."""
+    shortage = Diagnosis(Failure.DEVICE_OOM, 0.0, "nothing has failed yet")
+    return Scene(outlook.start, shortage, outlook.around)
+
+
+def _means(story: Story, outlook: Outlook) -> Means:
+    return Means(
         outlook.job,
         outlook.policy,
         outlook.rungs,
         lambda plan, rung: carry_to(plan, story, outlook, rung),
+        outlook.foresight,
     )
+
+
+def _climb(story: Story, outlook: Outlook) -> Step:
+    means = _means(story, outlook)
     beaten, choice = _answer(story, outlook, means)
     scene = _scene(beaten, outlook)
     _, rule = outlook.policy.rule_for(scene)
@@ -83,6 +122,9 @@ def _climb(story: Story, outlook: Outlook) -> Step:
     if story.taken_up_again and choice.plan is None and a_persons:
         # What no rung can mend is mended by a person, who has now started the run again.
         return _launch(story, outlook, beaten.plan, "the owner started it again")
+    if choice.plan is None and _broke_at_the_beginning(story):
+        enough = attempts_spent(story, outlook.job.limits)
+        return GiveUp(enough) if enough else _begin(story, outlook)
     if choice.plan is None or choice.remedy is None:
         return GiveUp(choice.why_not, choice.passed_over, choice.cure)
     limits = outlook.job.limits
@@ -115,6 +157,13 @@ def _answer(story: Story, outlook: Outlook, means: Means) -> tuple[Attempt, Choi
             if choice.plan is not None or place is None:
                 return beaten, choice
         ran = ran[: place + 1]
+
+
+def _broke_at_the_beginning(story: Story) -> bool:
+    """Whether what the planner changed before anything ran is what broke."""
+    first, last = story.attempts[0].launch, story.attempts[-1]
+    leapt = first.remedy is not None and last.launch.remedy is not None
+    return leapt and bool(broken_settings(last))
 
 
 def _before_the_break(ran: list[Attempt]) -> int | None:
@@ -159,22 +208,12 @@ def _wait_before(remedy: Remedy, beaten: Attempt, story: Story, outlook: Outlook
     return Wait(pause, remedy.why, needed, pause if again else 0.0)
 
 
-def _saved_after(rung: Rung | None, outlook: Outlook) -> Saved | None:
-    """Return the checkpoint that is the newest once the rung's deed is done."""
-    deed = rung.deed if rung else None
-    if deed is Deed.START_OVER:
-        return None
-    if deed is Deed.SET_ASIDE:
-        return outlook.earlier[0] if outlook.earlier else None
-    return outlook.saved
-
-
 def _launch(
     story: Story, outlook: Outlook, plan: Plan, why: str, choice: Choice | None = None
 ) -> Launch:
     rung = outlook.rungs[choice.remedy.rung] if choice and choice.remedy else None
     deed = rung.deed if rung else None
-    saved = _saved_after(rung, outlook)
+    saved = saved_after(rung, outlook)
     carry = choice.carry if choice and choice.carry else carry_to(plan, story, outlook)
     gone = (outlook.saved, *outlook.earlier) if deed is Deed.START_OVER else (outlook.saved,)
     aside = deed in (Deed.SET_ASIDE, Deed.START_OVER)
@@ -189,7 +228,19 @@ def _launch(
         set_aside=tuple(one.name for one in gone if one) if aside else (),
         rebuild_ops=deed is Deed.REBUILD_OPS,
         steps_again=(outlook.saved.step if outlook.saved else 0) - (saved.step if saved else 0),
+        foreseen=choice.foreseen if choice else None,
+        trial_of=_trial_gone_on_with(story, plan),
     )
+
+
+def _trial_gone_on_with(story: Story, plan: Plan) -> int | None:
+    """Return what the newest attempt was a trial of, where it goes on and was not judged yet."""
+    last = story.last
+    if last is None or last.plan != plan:
+        return None
+    pace = last.evidence.pace if last.evidence else None
+    judged = pace is not None and pace.early_token_seconds is not None
+    return None if judged else last.launch.trial_of
 
 
 def _close(story: Story, outlook: Outlook, last: Attempt) -> Step:
@@ -197,27 +248,3 @@ def _close(story: Story, outlook: Outlook, last: Attempt) -> Step:
     if outlook.job.proof and story.proof is None and saved is not None:
         return Prove(last.plan, last.number, saved.name, saved.step)
     return Finish(last.plan, last.number, "the training ran to its end")
-
-
-def _writer(saved: Saved, story: Story, outlook: Outlook) -> Plan:
-    """Return the plan a checkpoint was written under."""
-    for attempt in story.attempts:
-        if attempt.number == saved.attempt:
-            return attempt.plan
-    return story.last.plan if story.last else outlook.start
-
-
-def shape_of(plan: Plan) -> dict[str, Any]:
-    """Return what of a plan is written into its checkpoints, as core.carry names it."""
-    return {
-        "zero_stage": plan.zero_stage,
-        "world_size": plan.world_size,
-        "offload_optimizer": "cpu" if plan.offload_optimizer else "none",
-        "offload_param": "cpu" if plan.offload_param else "none",
-        "quantization": plan.quantization,
-        "method": plan.method,
-        "optimizer": OPTIMIZER,
-        "round_robin_gradients": plan.round_robin_gradients,
-        "sub_group_size": plan.sub_group_size,
-        "dtype": plan.dtype,
-    }

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 from autotune.core.failure import Failure, Phase, Role, Trait
+from autotune.core.memory.probe import Probe
+from autotune.core.pace import Pace
 from autotune.core.stack import Stack
 from autotune.core.stall import Stall
 
@@ -152,7 +154,7 @@ class Evidence:
     attempt: int
     exit_code: int | None = None  # of the launcher, as the shell would show it (128 + signal)
     signal: int | None = None  # that ended the launcher itself
-    ended_by_us: str | None = None  # why autotune ended it, if it did: stop, wall, rank_died, hang
+    ended_by_us: str | None = None  # why autotune ended it, if it did; see core/vigil.py
     finished: bool = False  # by the files the training left, never by its exit code
     step: int | None = None  # last optimizer step reported
     total_steps: int | None = None
@@ -168,6 +170,9 @@ class Evidence:
     stall: Stall | None = None  # the silence for which autotune ended it
     stacks: tuple[Stack, ...] = ()  # of every rank, taken before it was ended
     diverged: str | None = None  # the sentence why it learned nothing any more
+    probes: tuple[Probe, ...] = ()  # one for each moment reached, of the rank that held most
+    pace: Pace | None = None  # of the optimizer steps, as rank 0 reported them
+    longest: int | None = None  # padded tokens of the longest row, where the trainer looked
 
 
 @dataclass(frozen=True)

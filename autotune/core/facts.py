@@ -39,7 +39,9 @@ FACTS: dict[str, Callable[[Scene], bool]] = {
     "native_crash": _shown("native_crash"),
     "access_refused": _shown("hub_refused"),
     "toolkit_missing": _shown("toolkit_missing"),
-    "offloading": lambda scene: scene.plan.offload_optimizer or scene.plan.offload_param,
+    "offloading": lambda scene: (
+        scene.plan.offload_optimizer or scene.plan.offload_param or scene.plan.activation_offload
+    ),
     "quantized": lambda scene: scene.plan.quantization != "none",
     "in_fp16": lambda scene: scene.plan.dtype == "fp16",
     "on_gpu": lambda scene: scene.around.device == "cuda",

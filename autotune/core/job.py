@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from autotune.core.secret import is_a_secret, names_a_secret
-from autotune.core.units import parse_bytes, parse_seconds
+from autotune.core.units import parse_bytes, parse_seconds, parse_share
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
+Share = Annotated[float, BeforeValidator(parse_share)]
 FrameworkName = Literal["finetune"]
 Indices = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
@@ -74,8 +75,10 @@ class Job(_Strict):
     framework: FrameworkName = Field(description="what trains: finetune is the built-in trainer")
     settings: dict[str, Any] = Field(description="the framework's own settings")
     batch: Batch
-    start: Literal["as_given"] = Field(
-        default="as_given", description="as_given: attempt 1 uses the job's own settings"
+    start: Literal["predicted", "as_given"] = Field(
+        default="predicted",
+        description="predicted: attempt 1 is the cheapest plan predicted to fit, its longest batch"
+        " rehearsed; as_given: the job's own settings, no rehearsal",
     )
     devices: Devices = Devices()
     launcher: Launcher = Launcher()
@@ -83,8 +86,16 @@ class Job(_Strict):
     allow: list[str] = Field(default=[], description="result-changing rungs and consents, by name")
     forbid: list[str] = Field(default=[], description="rungs never to take, by name")
     checkpoints: Checkpoints = Checkpoints()
+    climb_back: Share = Field(
+        default=0.05,
+        description="share of the run's time for trying plans predicted to be faster; 0: never",
+    )
     limits: Limits = Limits()
     proof: bool = Field(default=True, description="prove the known-good in a throwaway process")
+    learn: bool = Field(
+        default=True,
+        description="keep outcomes in a local store, so that the next job starts right",
+    )
     python: str | None = Field(default=None, description="the training's Python; default: ours")
     env: dict[str, str] = Field(default={}, description="environment of the training, no secrets")
     env_from: list[str] = Field(default=[], description="names passed through from our environment")
@@ -98,6 +109,13 @@ class Job(_Strict):
                 "beginning with a letter or digit"
             )
         return name
+
+    @field_validator("climb_back")
+    @classmethod
+    def _most_of_the_run_trains(cls, share: float) -> float:
+        if not 0 <= share <= 0.5:
+            raise ValueError(f"{share:.0%} is no share from 0% to 50% of the run's time")
+        return share
 
     @field_validator("env")
     @classmethod

@@ -10,6 +10,8 @@ Dtype = Literal["bf16", "fp16", "fp32"]
 Device = Literal["cpu", "cuda"]
 Attention = Literal["given", "sdpa", "eager", "flash_attention_2"]
 FourBitCompute = Literal["dtype", "fp32"]
+Loss = Literal["whole", "chunked"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Plan:
         False  # each CUDA kernel is waited for, so that errors name their line
     )
     excluded: tuple[int, ...] = ()
+    loss: Loss = "whole"  # chunked: the logits exist for a piece of the micro-batch at a time
+    activation_offload: bool = False  # what the backward pass needs waits in host memory
+    optimizer: Optimizer = "adamw"
+    sequence: int = 0  # tokens per sample at most; 0: as the settings say
+    lora_rank: int = 0  # 0: as the settings say
 
     @property
     def global_batch(self) -> int:
@@ -55,7 +62,7 @@ class Plan:
 
     def but(self, **changes: Any) -> "Plan":
         """Return this plan with `changes`."""
-        return dataclasses.replace(self, **changes)
+        return Plan(**{**vars(self), **changes})  # `replace` takes three times as long
 
 
 @dataclass(frozen=True)

@@ -59,11 +59,18 @@ class Rule(_Strict):
     advice: str = Field(default="", description="one thing a person can do when nothing is left")
 
 
+Choose = Literal["predicted", "in_order"]
+
+
 class Policy(_Strict):
     """An ordered list of rules, first match wins, the last one for anything."""
 
     name: str
     summary: str
+    choose: Choose = Field(
+        default="predicted",
+        description="of rungs against lack of device memory: by prediction, or strictly in order",
+    )
     limits: Thresholds
     rules: list[Rule]
 
@@ -76,12 +83,13 @@ class Policy(_Strict):
 
 
 class Derived(_Strict):
-    """A policy that is another one without some rungs."""
+    """A policy that is another one without some rungs, or with another way to choose."""
 
     name: str
     summary: str
     extends: str
-    without: list[str]
+    without: list[str] = []
+    choose: Choose | None = None
 
     def of(self, base: Policy) -> Policy:
         """Return `base` under this name, its rules trying everything but what is left out."""
@@ -90,7 +98,11 @@ class Derived(_Strict):
             for rule in base.rules
         ]
         return Policy.model_construct(
-            name=self.name, summary=self.summary, limits=base.limits, rules=rules
+            name=self.name,
+            summary=self.summary,
+            choose=self.choose or base.choose,
+            limits=base.limits,
+            rules=rules,
         )
 
 

@@ -30,6 +30,27 @@ class Remedy:
     spend: bool
     pause_seconds: float = 0.0
     passed_over: tuple[PassedOver, ...] = ()
+    also: tuple[str, ...] = ()  # further rungs taken in the same leap
+
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """Every rung that was taken."""
+        return (self.rung, *self.also)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What was predicted of a plan before it was launched; bytes are those of one rank."""
+
+    peak_bytes: int
+    low_bytes: int  # with `high_bytes` a 90 % interval
+    high_bytes: int
+    capacity_bytes: int
+    p_fit: float
+    step_time_factor: float  # seconds per optimizer step over those of the job's own settings
+    method: str  # closed form or trace
+    considered: int  # candidate plans it was chosen from
+    learned: str = ""  # what measurements had taught by then
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,8 @@ class Launch:
     set_aside: tuple[str, ...] = ()  # checkpoints moved out of the way first, inside the run folder
     rebuild_ops: bool = False  # compiled extensions are emptied first
     steps_again: int = 0  # trained before, and lost with what is set aside
+    foreseen: Foreseen | None = None  # None: nothing could be predicted, or nobody asked
+    trial_of: int | None = None  # the attempt whose plan held, and is gone back to
 
 
 @dataclass(frozen=True)

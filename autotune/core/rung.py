@@ -34,6 +34,7 @@ class Surroundings:
     knobs: frozenset[str]  # fields of Plan that the framework can set
     versions: dict[str, str] = field(default_factory=dict)  # of the training's Python
     has_evaluation: bool = False
+    packing: bool = False  # rows are put end to end up to the sequence
     platform: str = "linux"  # "linux", "wsl" or "tegra"
     gpus: tuple[int, ...] = ()  # the job's GPUs by NVML's index, in the order of the ranks
     broken_gpus: tuple[int, ...] = ()  # those of them that do not answer, or broke in the attempt

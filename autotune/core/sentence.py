@@ -1,5 +1,7 @@
 """Says what happened in one sentence each, always in the same grammar."""
 
+from collections.abc import Sequence
+
 from autotune.core.failure import Failure
 from autotune.core.history import Attempt, Story
 from autotune.core.plan import Plan, changes
@@ -22,6 +24,11 @@ from autotune.core.record import (
 from autotune.core.units import show_bytes, show_seconds
 
 DOUBTFUL = 0.5  # a confidence below it is said
+_OPTIMIZERS = {
+    "adamw_8bit": "8-bit AdamW",
+    "paged_adamw": "paged AdamW",
+    "paged_adamw_8bit": "paged 8-bit AdamW",
+}
 LONGEST_WHY = 200  # characters of a diagnosis in one line; diagnosis.json holds all of it
 
 
@@ -81,7 +88,14 @@ def say_launch(launch: Launch) -> str:
     if launch.remedy is None:
         return f"attempt {launch.attempt}: {say_plan(launch.plan)}; {start} ({launch.why})"
     what = ", ".join(str(change) for change in launch.remedy.changes) or "nothing changes"
-    return f"attempt {launch.attempt}: {launch.remedy.rung} ({what}); {start}"
+    why = f" ({launch.why})" if launch.foreseen else ""  # a rule's own words say little that is new
+    return f"attempt {launch.attempt}: {say_rungs(launch.remedy.rungs)} ({what}); {start}{why}"
+
+
+def say_rungs(names: Sequence[str]) -> str:
+    """Return each rung once, with how often it was taken."""
+    times = {name: names.count(name) for name in names}
+    return " + ".join(name if count == 1 else f"{name} ×{count}" for name, count in times.items())
 
 
 def say_plan(plan: Plan) -> str:
@@ -91,10 +105,13 @@ def say_plan(plan: Plan) -> str:
         f"{plan.world_size} {'rank' if plan.world_size == 1 else 'ranks'}",
         f"ZeRO {plan.zero_stage}",
         plan.dtype,
-        "LoRA" if plan.method == "lora" else "full",
+        _method(plan),
     ]
     words += ["4-bit"] if plan.quantization != "none" else []
+    words += ["loss in pieces"] if plan.loss == "chunked" else []
     words += ["activation checkpointing"] if plan.activation_checkpointing else []
+    words += ["activation offload"] if plan.activation_offload else []
+    words += [_OPTIMIZERS[plan.optimizer]] if plan.optimizer in _OPTIMIZERS else []
     words += ["optimizer offload"] if plan.offload_optimizer else []
     words += ["parameter offload"] if plan.offload_param else []
     words += ["blocking launches"] if plan.blocking_launches else []
@@ -102,12 +119,22 @@ def say_plan(plan: Plan) -> str:
     return ", ".join(words)
 
 
+def _method(plan: Plan) -> str:
+    if plan.method == "full":
+        return "full"
+    return f"LoRA of rank {plan.lora_rank}" if plan.lora_rank else "LoRA"
+
+
 def _say_ended(event: AttemptEnded) -> str:
     evidence, diagnosis = event.evidence, event.diagnosis
     if evidence.finished:
         return f"attempt {event.attempt} trained to step {evidence.total_steps}{_memory(event)}"
     if diagnosis.failure is Failure.NONE and evidence.ended_by_us:
-        return f"attempt {event.attempt} was interrupted at step {evidence.step or 0}"
+        why = {
+            "climb": "was stopped to try a faster plan",
+            "not_faster": "was no faster, and was stopped",
+        }.get(evidence.ended_by_us, "was interrupted")
+        return f"attempt {event.attempt} {why} at step {evidence.step or 0}"
     where = "" if diagnosis.rank is None else f" on rank {diagnosis.rank}"
     phase = "" if diagnosis.phase is None else f" in {diagnosis.phase.value}"
     step = f" at step {evidence.step}" if evidence.step else " before the first step"
@@ -143,7 +170,8 @@ def tell_story(story: Story) -> list[str]:
     for attempt in story.attempts:
         lines.append(say_launch(attempt.launch))
         if attempt.launch.remedy:
-            lines.append(f"  because: {attempt.launch.remedy.why}")
+            if attempt.launch.foreseen is None:
+                lines.append(f"  because: {attempt.launch.remedy.why}")
             for passed in attempt.launch.remedy.passed_over:
                 lines.append(f"  not {passed.rung}: {passed.why}")
         if attempt.evidence and attempt.diagnosis:

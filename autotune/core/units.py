@@ -23,6 +23,16 @@ def parse_bytes(text: str | int) -> int:
     return int(float(match[1]) * _SIZES[match[2].lower()])
 
 
+def parse_share(text: str | int | float) -> float:
+    """Return 0.05 for `5%` or 0.05; raises ValueError otherwise."""
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        return float(text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", str(text))
+    if match is None:
+        raise ValueError(f"{text!r} is not a share such as 5% or 0.05")
+    return float(match[1]) / 100
+
+
 def parse_seconds(text: str | int | float) -> float:
     """Return seconds for `48h`, `30m`, `12h30m` or a plain number; raises ValueError otherwise."""
     if isinstance(text, (int, float)) and not isinstance(text, bool):
@@ -45,6 +55,13 @@ def show_bytes(count: int | None) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.2f} {unit}"
         size /= 1024
     raise AssertionError("unreachable")
+
+
+def show_share(share: float) -> str:
+    """Return `93%`; what is nearly all or nearly nothing is never rounded to it."""
+    if 0 < share < 0.01:
+        return "<1%"
+    return ">99%" if 0.99 < share < 1 else f"{share:.0%}"
 
 
 def show_seconds(seconds: float | None) -> str:

@@ -9,8 +9,13 @@ from autotune.core.divergence import Course, after_step
 from autotune.core.evidence import RankException
 from autotune.core.exception_event import exception_of
 from autotune.core.failure import Phase
+from autotune.core.memory.forecast import Moment
+from autotune.core.memory.probe import Probe
+from autotune.core.pace import Pace, Stopwatch
 
 Event = Mapping[str, Any]
+
+MOST_SIZE = 2**62  # no count of bytes, rows or tokens is larger
 
 
 @dataclass
@@ -36,6 +41,9 @@ class View:
     last_at: float | None = None
     marks: int = 0  # reports that something was achieved
     course: Course = field(default_factory=Course)
+    longest: int | None = None  # tokens of the longest row, padded, where the ranks looked for it
+    _probes: dict[Moment, Probe] = field(default_factory=dict)  # of the rank that held most
+    _stopwatch: Stopwatch = field(default_factory=Stopwatch)
     _steps: dict[int, int] = field(default_factory=dict)  # by rank
     _evaluated: int | None = None  # the step of the newest evaluation
 
@@ -49,6 +57,16 @@ class View:
         reader = getattr(self, f"_see_{event.get('kind')}", None)
         if reader is not None:
             reader(rank, event)
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """Return what was measured of each moment, by the rank that held most in it."""
+        return tuple(self._probes[moment] for moment in Moment if moment in self._probes)
+
+    @property
+    def pace(self) -> Pace | None:
+        """Return how fast rank 0 goes; None before its first step."""
+        return self._stopwatch.read()
 
     def _see_start(self, rank: int, event: Event) -> None:
         pid = _whole(event.get("pid"))
@@ -78,6 +96,10 @@ class View:
             self.marks += 1
         if rank != 0:
             return
+        seconds = _number(event.get("seconds"))
+        if step > (self.step or -1) and seconds is not None and seconds > 0:
+            at = self.last_at - self.first_at if self.last_at and self.first_at else None
+            self._stopwatch.step(seconds, _size(event.get("tokens")) or 0, at)
         self.step = step
         self.course = after_step(self.course, event.get("loss"), event.get("skipped_steps"))
         self.total = _whole(event.get("total")) or self.total
@@ -85,7 +107,30 @@ class View:
         if self.first_loss is None:
             self.first_loss = self.loss
         self.learning_rate = _number(event.get("lr"))
-        self.step_seconds = _number(event.get("seconds"))
+        self.step_seconds = seconds
+
+    def _see_probe(self, rank: int, event: Event) -> None:
+        moment = next((one for one in Moment if one.value == event.get("moment")), None)
+        peak, held = _size(event.get("peak_bytes")), _size(event.get("held_bytes"))
+        if moment is None or peak is None or held is None or rank < 0:
+            return
+        known = self._probes.get(moment)
+        self.marks += known is None
+        if known is None or peak > known.peak_bytes:
+            self._probes[moment] = Probe(
+                moment=moment,
+                peak_bytes=peak,
+                held_bytes=held,
+                reserved_bytes=_size(event.get("reserved_bytes")),
+                rank=rank,
+                rows=_size(event.get("rows")),
+                sequence=_size(event.get("sequence")),
+                seconds=_number(event.get("seconds")),
+            )
+
+    def _see_rehearsal(self, rank: int, event: Event) -> None:
+        if rank == 0:
+            self.longest = _size(event.get("longest")) or self.longest
 
     def _see_eval(self, _: int, event: Event) -> None:
         step = _whole(event.get("step"))
@@ -125,10 +170,18 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def _size(value: Any) -> int | None:
+    whole = _whole(value)
+    return whole if whole is not None and 0 <= whole < MOST_SIZE else None
+
+
 def _number(value: Any) -> float | None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number larger than any float
+        return None
 
 
 def _phase(value: Any) -> Phase | None:

@@ -31,6 +31,7 @@ class Glance:
     seconds_left: float | None = None  # of the run's wall limit
     pulse: Pulse = field(default_factory=Pulse)
     diverged: str | None = None  # why it learns nothing any more
+    steered: str | None = None  # `ended_by_us` of an end that is for a better plan's sake
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Vigil:
 
     asked_at: float | None = None
     rank_died_at: float | None = None
-    ended_by_us: str | None = None  # stop | wall | rank_died (a death of its own) | hang | diverged
+    # stop | wall | rank_died (a death of its own) | hang | diverged | climb | not_faster
+    ended_by_us: str | None = None
     rhythm: Rhythm = field(default_factory=Rhythm)
     doubt: Doubt | None = None
     stall: Stall | None = None
@@ -73,6 +75,9 @@ def watch_over(vigil: Vigil, glance: Glance, limits: Thresholds) -> tuple[Vigil,
         if glance.at - vigil.rank_died_at >= limits.rank_grace:
             return dataclasses.replace(vigil, ended_by_us="rank_died"), Act.END
         return vigil, Act.LEAVE
+    if vigil.asked_at is None and glance.steered is not None:
+        asked = dataclasses.replace(vigil, ended_by_us=glance.steered, asked_at=glance.at)
+        return asked, Act.ASK_SAVE
     if vigil.asked_at is not None:
         return vigil, Act.LEAVE  # the grace for saving is the only limit now
     if glance.diverged is not None:

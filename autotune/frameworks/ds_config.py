@@ -154,8 +154,10 @@ def shape_faults(config: Config, where: str) -> list[Fault]:
         faults.append(Fault(text, where, hint))
     for key in ("offload_optimizer", "offload_param"):
         if _table(zero, key).get("device") == "nvme":
-            text = f"`{key}` to NVMe is not supported yet: its checkpoints cannot be carried"
-            faults.append(Fault(text, where, "say `device: cpu`"))
+            text = f"`{key}` to NVMe leaves a part of each checkpoint in swap files of one layout, "
+            text += "which no other plan can go on from, so the first failure would end the run"
+            hint = "say `device: cpu`; where the host is too small, more GPUs or `method: lora`"
+            faults.append(Fault(text, where, hint))
     for key in ("optimizer", "scheduler"):
         if key in config:
             text = f"the built-in trainer brings its own {key}; a `{key}` block would override it"

@@ -3,46 +3,20 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from autotune.core.allocator import NEW_NAME, OLD_NAME, parse
-from autotune.core.decide import OPTIMIZER
 from autotune.core.fault import Fault
 from autotune.core.job import Job, absolute
-from autotune.core.plan import Dtype, FourBitCompute, Plan
+from autotune.core.outlook import STEPS_WITH
+from autotune.core.plan import Dtype, FourBitCompute, Loss, Optimizer, Plan
 from autotune.frameworks import ds_config
 from autotune.frameworks.batch import batch_faults
+from autotune.frameworks.finetune_parts import Data, Lora, Number, Strict
 from autotune.frameworks.framework import Looked, Program, Setting
 
-Number = Annotated[float, Field(ge=0)]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Lora(_Strict):
-    """The adapters of `method: lora` and `method: qlora`."""
-
-    rank: int = Field(default=8, ge=1)
-    alpha: Number = 16.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    targets: Literal["all-linear"] | list[str] = "all-linear"
-
-
-class Data(_Strict):
-    """What is learned: JSON lines of messages, prompt and completion, or text."""
-
-    train: str
-    eval: str | None = None
-    eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    sequence: int = Field(ge=8, description="tokens per sample; longer samples are cut")
-    packing: bool = Field(default=False, description="rows put end to end up to `sequence`")
-    response_only: bool = True
-    shuffle: bool = True
-
-
-class FinetuneSettings(_Strict):
+class FinetuneSettings(Strict):
     """`settings` of a job with `framework: finetune`."""
 
     model: str | dict[str, Any] = Field(description="a model folder, or an architecture config")
@@ -56,6 +30,7 @@ class FinetuneSettings(_Strict):
     learning_rate: Annotated[float, Field(gt=0)]
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0)
+    optimizer: Optimizer = Field(default="adamw", description="8-bit and paged: bitsandbytes")
     weight_decay: Number = 0.0
     adam_betas: tuple[float, float] | list[float] = (0.9, 0.999)
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
@@ -65,12 +40,16 @@ class FinetuneSettings(_Strict):
     eval_micro_batch: int | None = Field(default=None, ge=1, description="default: the micro-batch")
     dtype: Dtype = "bf16"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    loss: Loss = Field(default="whole", description="chunked: never all logits at once")
     four_bit_compute: FourBitCompute = Field(
         default="dtype", description="what 4-bit layers multiply in"
     )
     loader_workers: int = Field(default=0, ge=0, description="processes that read samples")
     pin_memory: bool = Field(default=False, description="pin the batches of the loader")
     activation_checkpointing: bool = False
+    activation_offload: bool = Field(
+        default=False, description="checkpointed activations wait on the host"
+    )
     zero_stage: Literal[1, 2, 3] | None = Field(default=None, description="default: 2")
     offload_optimizer: bool | None = None
     offload_param: bool | None = None
@@ -131,6 +110,11 @@ class Finetune:
             loader_workers=settings.loader_workers,
             pinned_memory=settings.pin_memory or ds_config.pins(config),
             blocking_launches=job.env.get(BLOCKING) == "1",
+            loss=settings.loss,
+            activation_offload=settings.activation_offload,
+            optimizer=settings.optimizer,
+            sequence=settings.data.sequence,
+            lora_rank=0 if settings.method == "full" else settings.lora.rank,
         )
 
     def faults(self, job: Job, looked: Looked, world_size: int, where: str) -> list[Fault]:
@@ -175,6 +159,10 @@ class Finetune:
         data = settings_of(job).data
         return data.eval is not None or data.eval_fraction > 0
 
+    def packs(self, job: Job) -> bool:
+        """Return whether rows are put end to end up to the sequence."""
+        return settings_of(job).data.packing
+
     def program(self, setting: Setting) -> Program:
         """Return the trainer's argument and the one file it reads."""
         train = json.dumps(train_file(setting), indent=1)
@@ -194,6 +182,7 @@ def train_file(setting: Setting) -> dict[str, Any]:
     return {
         "schema": 1,
         "mode": setting.mode,
+        "rehearse": job.start == "predicted" and setting.mode == "train",
         "model": {
             "path": folder,
             "config": model if isinstance(model, dict) else None,
@@ -207,8 +196,8 @@ def train_file(setting: Setting) -> dict[str, Any]:
             "quantization": plan.quantization,
             "double_quantization": True,
             "compute": plan.dtype if plan.four_bit_compute == "dtype" else plan.four_bit_compute,
-            "lora_rank": settings.lora.rank,
-            "lora_alpha": settings.lora.alpha,
+            "lora_rank": plan.lora_rank or settings.lora.rank,
+            "lora_alpha": alpha_of(settings, plan),
             "lora_dropout": settings.lora.dropout,
             "lora_targets": settings.lora.targets,
         },
@@ -216,7 +205,7 @@ def train_file(setting: Setting) -> dict[str, Any]:
             "train": located(settings.data.train),
             "eval": located(settings.data.eval),
             "eval_fraction": settings.data.eval_fraction,
-            "sequence": settings.data.sequence,
+            "sequence": plan.sequence or settings.data.sequence,
             "packing": settings.data.packing,
             "response_only": settings.data.response_only,
             "shuffle": settings.data.shuffle,
@@ -234,7 +223,7 @@ def train_file(setting: Setting) -> dict[str, Any]:
             "adam_betas": list(settings.adam_betas),
             "adam_epsilon": settings.adam_epsilon,
             "max_grad_norm": _clipping(settings, dict(setting.looked.deepspeed)),
-            "optimizer": OPTIMIZER,
+            "optimizer": STEPS_WITH[plan.optimizer],
             "seed": settings.seed,
             "eval_every": settings.eval_every,
         },
@@ -245,7 +234,9 @@ def train_file(setting: Setting) -> dict[str, Any]:
             "eval_micro": plan.eval_micro_batch,
             "world_size": plan.world_size,
         },
+        "loss": plan.loss,
         "activation_checkpointing": plan.activation_checkpointing,
+        "activation_offload": plan.activation_offload,
         "deepspeed": _deepspeed(setting, settings),
         "memory": {"device": setting.device, "limit_bytes": setting.limit_bytes},
         "checkpoints": {
@@ -278,6 +269,11 @@ def _clipping(settings: FinetuneSettings, config: ds_config.Config) -> float:
     if "max_grad_norm" in settings.model_fields_set or configured is None:
         return settings.max_grad_norm
     return configured
+
+
+def alpha_of(settings: FinetuneSettings, plan: Plan) -> float:
+    """Return the adapters' alpha: in proportion to a plan's own rank, so that its scale stays."""
+    return settings.lora.alpha * (plan.lora_rank or settings.lora.rank) / settings.lora.rank
 
 
 def attention_of(settings: FinetuneSettings, plan: Plan) -> str:

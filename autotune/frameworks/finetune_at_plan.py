@@ -5,7 +5,7 @@ from typing import Any
 from autotune.core.job import Job, absolute
 from autotune.core.plan import Plan
 from autotune.frameworks import ds_config
-from autotune.frameworks.finetune import attention_of, settings_of
+from autotune.frameworks.finetune import alpha_of, attention_of, settings_of
 
 
 def settings_with_plan(
@@ -23,12 +23,20 @@ def settings_with_plan(
         "loader_workers": plan.loader_workers,
         "pin_memory": given.pin_memory and plan.pinned_memory,
         "activation_checkpointing": plan.activation_checkpointing,
+        "activation_offload": plan.activation_offload,
+        "loss": plan.loss,
+        "optimizer": plan.optimizer,
         "zero_stage": plan.zero_stage,
         "offload_optimizer": plan.offload_optimizer,
         "offload_param": plan.offload_param,
         "eval_micro_batch": plan.eval_micro_batch,
         "gather_on_save": plan.gather_on_save,
     }
+    if plan.sequence:
+        settings["data"]["sequence"] = plan.sequence
+    if plan.lora_rank:
+        ours = {"rank": plan.lora_rank, "alpha": alpha_of(given, plan)}
+        settings["lora"] = {**job.settings.get("lora", {}), **ours}
     if given.data.eval:
         settings["data"]["eval"] = absolute(given.data.eval, folder)
     if isinstance(given.model, str):

@@ -19,6 +19,7 @@ class Looked:
     checkpoint_bytes: int | None = None  # estimated size of one checkpoint; None: unknown
     deepspeed: Mapping[str, Any] = field(default_factory=dict)  # the user's own configuration
     allocator: str = ""  # allocator settings of the environment the training inherits
+    weight_bytes: int = 0  # of the model's weight files; 0: it is drawn, or unknown
 
 
 @dataclass(frozen=True)
@@ -69,4 +70,8 @@ class Framework(Protocol):
 
     def has_evaluation(self, job: Job) -> bool:
         """Return whether the job evaluates during training."""
+        ...
+
+    def packs(self, job: Job) -> bool:
+        """Return whether rows are put end to end up to the sequence."""
         ...

@@ -5,20 +5,21 @@ from autotune.core.rung import Result, Rung, Scene
 
 
 def _applies(scene: Scene) -> str | None:
-    if not (scene.plan.offload_optimizer or scene.plan.offload_param):
+    plan = scene.plan
+    if not (plan.offload_optimizer or plan.offload_param or plan.activation_offload):
         return "nothing is offloaded"
     return None
 
 
 def _apply(scene: Scene) -> Plan:
-    return scene.plan.but(offload_optimizer=False, offload_param=False)
+    return scene.plan.but(offload_optimizer=False, offload_param=False, activation_offload=False)
 
 
 RUNG = Rung(
     name="drop_offload",
     summary="no offload to the host",
     result=Result.SAME,
-    knobs=frozenset({"offload_optimizer", "offload_param"}),
+    knobs=frozenset({"offload_optimizer", "offload_param", "activation_offload"}),
     applies=_applies,
     apply=_apply,
 )

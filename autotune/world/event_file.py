@@ -12,8 +12,8 @@ from autotune.core.evidence import Gap
 from autotune.world.line_splitter import LineSplitter
 
 KINDS = frozenset({
-    "start", "phase", "settings", "step", "eval", "checkpoint", "stopped", "finished", "proven",
-    "exception",
+    "start", "phase", "settings", "probe", "rehearsal", "step", "eval", "checkpoint", "stopped",
+    "finished", "proven", "exception",
 })  # fmt: skip
 LINE_BYTES = 256 * 1024  # half of the longest line that is read as an event
 POLL_BYTES = 2 * 1024 * 1024  # of one rank

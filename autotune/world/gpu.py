@@ -131,6 +131,10 @@ class Gpus:
         """Return what hears of the Xids of the job's GPUs from now on."""
         return XidEvents(self._nvml, [g.index for g in self.present() if self._ours(g.index)])
 
+    def name_of(self, index: int) -> str:
+        """Return what the driver calls a GPU; nothing where it does not answer."""
+        return next((gpu.name for gpu in self.present() if gpu.index == index), "")
+
     def index_of(self, uuid: str) -> int | None:
         """Return the index of the GPU with this UUID, or one that begins so."""
         for gpu in self.present():

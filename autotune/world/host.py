@@ -33,6 +33,18 @@ def tree_resident_bytes(pids: Sequence[int]) -> int | None:
     return total or None
 
 
+def room_of_a_rank(limit: int | None, ranks: int) -> int | None:
+    """Return this machine's memory for one of `ranks`, no more than their common limit.
+
+    All of it, and not what is free now: a neighbour's visit is no proof that a job cannot run.
+    """
+    try:
+        whole = int(psutil.virtual_memory().total)
+    except (psutil.Error, OSError):
+        return limit // ranks if limit else None
+    return min(limit or whole, whole) // ranks
+
+
 _BY_PROCESS = "gpu memory by process"
 
 

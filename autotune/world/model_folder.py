@@ -32,6 +32,11 @@ def read_model(folder: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
     return config, faults
 
 
+def weight_bytes(folder: Path) -> int:
+    """Return the bytes of a model's weights; where two formats hold the same, of one."""
+    return max(sum(_size(file) for file in folder.glob(pattern)) for pattern in WEIGHTS)
+
+
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size

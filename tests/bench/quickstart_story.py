@@ -38,6 +38,7 @@ def supervise(folder: Path, name: str, limit: bool, micro: int) -> Path:
     job: dict[str, Any] = YAML(typ="safe").load((ROOT / "configs" / "quickstart.yaml").read_text())
     job["name"] = name
     job["batch"]["micro"] = micro
+    job["learn"] = False  # no run is to know of another
     if not limit:
         del job["devices"]["memory_limit"]
     path = folder / f"{name}.yaml"

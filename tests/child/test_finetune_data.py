@@ -65,7 +65,7 @@ def test_skipping_to_a_step_under_another_shape_goes_on_where_the_first_stopped(
     assert sorted(seen) == list(range(64))
 
 
-def test_a_rehearsal_takes_the_longest_rows_once() -> None:
+def test_a_proof_takes_the_longest_rows_once() -> None:
     lengths = [1, 9, 3, 8, 2, 7, 6, 5, 4, 0]
     batch = {"micro": 2, "accumulation": 1, "world_size": 2}
     taken = [list(finetune.Longest(lengths, batch, rank)) for rank in range(2)]
@@ -143,6 +143,63 @@ def test_rows_are_cut_at_the_sequence_and_read_where_they_lie(tmp_path: Path) ->
     assert rows[finetune.NULL_ROW]["labels"] == [finetune.IGNORED]
 
 
+def rows_of(tmp_path: Path, texts: list[str], sequence: int = 100) -> finetune.Rows:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    data = {"sequence": sequence, "response_only": True}
+    return finetune.Rows(path, finetune.read_rows(path), Characters(), data)
+
+
+def test_the_longest_rows_are_found_by_encoding_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "LONGEST_ENCODED", 3)
+    # One é takes six bytes of the file and is one token.
+    rows = rows_of(tmp_path, ["a" * 5, "é" * 4, "a" * 9, "a", "a" * 7])
+    assert finetune.tokens_of_longest(rows, 1) == {1: 5, 2: 10, 4: 8}
+    assert finetune.longest_rows(rows, 2).indices == [2, 4]
+    assert finetune.longest_rows(rows, 5).indices == [2, 4, 0, 1, 3]
+
+
+def test_no_more_rows_are_encoded_once_enough_are_cut(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, ["a" * size for size in (9, 3, 8, 7)], sequence=6)
+    assert finetune.tokens_of_longest(rows, 2) == {0: 6, 2: 6}
+
+
+def test_too_few_rows_for_a_micro_batch_are_taken_again(tmp_path: Path) -> None:
+    picked = finetune.longest_rows(rows_of(tmp_path, ["a", "aaa"]), 5)
+    assert [len(picked[at]["ids"]) for at in range(len(picked))] == [4, 2, 4, 2, 4]
+    assert picked[finetune.NULL_ROW]["labels"] == [finetune.IGNORED]
+
+
+def test_a_survey_tells_rows_steps_and_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(finetune, "load_tokenizer", lambda _: Characters())
+    lines = [json.dumps({"text": "a" * size}) + "\n" for size in (9, 3, 70, 20, 1)]
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    data = {"eval_fraction": 0.2, "sequence": 30, "response_only": True}
+    settings = minimal(data=data, schedule={"epochs": 2.0, "max_steps": None})
+    settings["batch"] = {"global": 2, "micro": 2, "accumulation": 1, "world_size": 1}
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(settings))
+
+    assert finetune.main([str(path), "--survey"]) == 0
+    # 10, 4, 30 and 21 tokens, the last row being held out.
+    assert json.loads(capsys.readouterr().out) == {
+        "rows": 4, "steps": 4, "longest": [30, 24, 16, 8], "tokens_mean": 16.25,
+        "eval_rows": 1, "eval_longest": [8],
+    }  # fmt: skip
+    assert not (tmp_path / "events").exists()
+
+    settings["data"]["packing"] = True
+    settings["model"]["attention"] = "sdpa"
+    path.write_text(json.dumps(settings))
+    finetune.main([str(path), "--survey"])
+    packed = json.loads(capsys.readouterr().out)
+    assert (packed["rows"], packed["longest"]) == (3, [30, 24, 16])
+
+
 def minimal(**changes: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "schema": 1,
@@ -155,7 +212,7 @@ def minimal(**changes: Any) -> dict[str, Any]:
         "channel": {"events": "events", "control": None},
     }
     for section, values in changes.items():
-        settings[section] = {**settings[section], **values}
+        settings[section] = {**settings.get(section, {}), **values}
     return settings
 
 
@@ -191,7 +248,9 @@ def packed(*lengths: int) -> finetune.Packed:
 
 
 def test_rows_are_packed_in_order_while_they_fit() -> None:
-    assert packed(5, 7, 3, 9, 12, 1).groups == [[0, 1], [2, 3], [4], [5]]
+    rows = packed(5, 7, 3, 9, 12, 1)
+    assert rows.groups == [[0, 1], [2, 3], [4], [5]]
+    assert rows.lengths == [12, 12, 12, 1]
 
 
 def test_packed_rows_keep_their_own_positions_and_do_not_foretell_each_other() -> None:

@@ -44,6 +44,11 @@ def test_a_good_job_is_fit_to_run(tmp_path: Path) -> None:
     assert check(make_job(tmp_path)) == (0, "")
 
 
+@pytest.mark.parametrize("share", ["5%", "50 %", 0, 0.03])
+def test_a_share_is_written_in_percent_or_as_a_fraction(tmp_path: Path, share: object) -> None:
+    assert check(make_job(tmp_path, climb_back=share)) == (0, "")
+
+
 def test_all_faults_are_reported_at_once_each_with_its_line(tmp_path: Path) -> None:
     job = make_job(
         tmp_path,
@@ -73,6 +78,8 @@ def test_all_faults_are_reported_at_once_each_with_its_line(tmp_path: Path) -> N
         ({"batch": {"global": 16, "micro": 3}}, "micro-batches that can: 1, 2, 4, 8"),
         ({"devices": {"memory_limit": "24 gigs"}}, "is not a size such as 24GiB"),
         ({"devices": {"use": [0, 1]}}, "names GPUs"),
+        ({"climb_back": "90%"}, "`climb_back`: 90% is no share from 0% to 50% of the run's time"),
+        ({"climb_back": "lots"}, "is not a share such as 5% or 0.05"),
         ({"limits": {"wall": "soon"}}, "is not a duration such as 48h"),
         ({"env": {"HF_TOKEN": "hf_abcdefghijklmnop"}}, "looks like a secret"),
         ({"env_from": ["NO_SUCH_NAME_HERE"]}, "export NO_SUCH_NAME_HERE first"),
@@ -80,7 +87,7 @@ def test_all_faults_are_reported_at_once_each_with_its_line(tmp_path: Path) -> N
         ({"allow": ["shorten_sequense"]}, "`shorten_sequense`"),
         ({"devices": {"use": -1}}, "greater than or equal to 1"),
         ({"framework": "finetunes"}, "framework"),
-        ({"start": "predicted"}, "as_given"),
+        ({"start": "guessed"}, "as_given"),
         ({"python": "no/such/python"}, "the training's Python does not start"),
         ({"settings": settings(method="qlora", zero_stage=0)}, "zero_stage"),
         ({"settings": settings(epochs=1.0)}, "keep one of the two"),
@@ -155,7 +162,7 @@ def test_4_bit_under_full_fine_tuning_cannot_be_said(tmp_path: Path) -> None:
 
 
 def test_a_disk_too_small_for_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    huge = {**MODEL, "hidden_size": 65536, "intermediate_size": 262144, "num_hidden_layers": 1000}
+    huge = {**MODEL, "hidden_size": 16384, "intermediate_size": 65536, "num_hidden_layers": 400}
     code, said = check(make_job(tmp_path, settings=settings(model=huge)))
 
     assert (code, "checkpoints and one in the making need about" in said) == (2, True)

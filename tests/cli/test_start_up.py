@@ -39,7 +39,7 @@ def test_help_imports_nothing_that_only_a_verb_needs() -> None:
     assert names & (LATE | TRAINING_STACK) == set()
 
 
-@pytest.mark.parametrize("verb", ["run", "check", "explain", "status", "stop"])
+@pytest.mark.parametrize("verb", ["run", "check", "explain", "status", "stop", "outcomes"])
 def test_help_of_a_verb_imports_nothing_that_the_verb_needs(verb: str) -> None:
     code, names = modules_after(verb, "--help")
     assert code == 0

@@ -118,6 +118,15 @@ def test_another_optimizer_loses_the_moments_and_only_with_consent() -> None:
     assert agreed.usable
 
 
+@pytest.mark.parametrize("optimizer", ["paged_adamw_32bit", "paged_adamw_8bit"])
+def test_a_paged_optimizer_begins_anew_and_is_not_paged_after_a_resume(optimizer: str) -> None:
+    asked = decide_carry(saved(), wanted(optimizer=optimizer))
+    assert asked.needs_consent == "reset_optimizer_state"
+    again = decide_carry(saved(optimizer=optimizer), wanted(optimizer=optimizer))
+    assert again.kind is CarryKind.SAME
+    assert "paged no more" in again.why
+
+
 def test_another_precision_is_staged_and_only_with_consent() -> None:
     asked = decide_carry(saved(), wanted(dtype="fp32"))
     assert (asked.kind, asked.needs_consent) == (CarryKind.STAGED, "change_dtype")
@@ -136,6 +145,8 @@ def test_another_precision_is_staged_and_only_with_consent() -> None:
         ),
         (saved(), wanted(zero_stage=3, optimizer="adamw_8bit")),
         (saved(), wanted(optimizer="adafactor")),
+        (saved(optimizer="adamw_8bit"), wanted(optimizer="adamw_8bit", zero_stage=3)),
+        (saved(optimizer="adamw_8bit"), wanted(optimizer="adamw_8bit", world_size=1)),
     ],
 )
 def test_what_no_one_tried_keeps_only_the_weights_and_asks(
@@ -158,6 +169,11 @@ def test_what_no_one_tried_keeps_only_the_weights_and_asks(
         ),
         (saved(), wanted(zero_stage=0), "use stage 1"),
         (saved(zero_stage=0), wanted(), "not supported"),
+        (
+            saved(method="lora", lora_rank=8),
+            wanted(method="lora", lora_rank=4),
+            "keep rank 8, or begin a new run",
+        ),
         (saved(), wanted(offload_param="cpu"), "stage 3"),
         (saved(), wanted(optimizer=carry.CPU_ADAM), "needs offload_optimizer"),
         (saved(), wanted(optimizer="adamw_8bit", offload_optimizer="cpu"), "keep AdamW"),

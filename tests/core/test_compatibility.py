@@ -31,6 +31,13 @@ def test_an_ordinary_plan_has_no_conflict() -> None:
             "four_bit_param_offload",
         ),
         (builders.plan(dtype="fp16"), "cpu", "fp16_cpu"),
+        (builders.plan(activation_offload=True), "cuda", "activation_offload_alone"),
+        (builders.plan(optimizer="paged_adamw"), "cpu", "paged_optimizer_cpu"),
+        (
+            builders.plan(optimizer="adamw_8bit", offload_optimizer=True),
+            "cuda",
+            "optimizer_under_offload",
+        ),
     ],
 )
 def test_some_settings_go_together_in_no_version(plan: Plan, device: Device, name: str) -> None:
@@ -82,3 +89,10 @@ def test_every_row_says_why_and_who_says_so() -> None:
 )  # fmt: skip
 def test_a_version_is_its_leading_numbers(text: str, version: tuple[int, ...]) -> None:
     assert parse_version(text) == version
+
+
+def test_an_optimizer_of_bitsandbytes_needs_bitsandbytes() -> None:
+    for optimizer in ("adamw_8bit", "paged_adamw", "paged_adamw_8bit"):
+        plan = builders.plan(optimizer=optimizer)
+        assert named(plan) == set()
+        assert named(plan, versions={"torch": "2.13.0"}) == {"optimizer_without_bitsandbytes"}

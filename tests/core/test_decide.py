@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from autotune.core.carry import CarryKind
-from autotune.core.decide import Outlook, Saved, next_step
+from autotune.core.decide import next_step
 from autotune.core.evidence import Card, KernelEvent, Machine
 from autotune.core.failure import Failure, Phase
 from autotune.core.history import Attempt, Story
+from autotune.core.outlook import Outlook, Saved
 from autotune.core.plan import Plan
 from autotune.core.record import (
     Finish,
@@ -184,7 +185,8 @@ def test_a_conversion_that_failed_is_a_rung_gone_and_the_ladder_goes_on() -> Non
     gone = unconverted(2, plan.but(zero_stage=3), "zero_up")
     where = builders.around()
     saved = Saved("c-5", 5, 1)
-    look = outlook({"forbid": ["allocator_settings"]}, around=where, start=plan, saved=saved)
+    forbidden = {"forbid": ["allocator_settings", "activation_offload"]}
+    look = outlook(forbidden, around=where, start=plan, saved=saved)
     assert rung_of(next_step(builders.story(beaten), look)) == "zero_up"
     step = launched(next_step(builders.story(beaten, gone), look))
     assert (step.attempt, rung_of(step)) == (3, "offload_optimizer")

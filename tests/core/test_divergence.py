@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from autotune.core.decide import Saved
 from autotune.core.diagnosis import diagnose
 from autotune.core.divergence import Course, after_step
 from autotune.core.failure import Failure
+from autotune.core.outlook import Saved
 from autotune.core.view import View
 from autotune.watch import by_files
 from tests.builders import evidence

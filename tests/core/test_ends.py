@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.core.decide import Outlook, Saved, next_step
+from autotune.core.decide import next_step
 from autotune.core.failure import Failure, Phase
 from autotune.core.history import Story, tell
+from autotune.core.outlook import Outlook, Saved
 from autotune.core.plan import Plan
 from autotune.core.record import (
     AttemptEnded,

@@ -26,7 +26,7 @@ def means(
     outlook = builders.outlook(job=builders.job(**job or {}))
     chosen = builders.shipped(policy) if isinstance(policy, str) else policy
 
-    def carry_to(plan: Plan, _: Rung) -> Carry:
+    def carry_to(plan: Plan, _: Rung | None) -> Carry:
         return next((c for name, c in carries.items() if getattr(plan, name)), KEPT)
 
     return Means(outlook.job, chosen, outlook.rungs, carry_to)
@@ -54,11 +54,14 @@ def test_the_first_rung_that_applies_is_taken_and_nothing_was_passed_over() -> N
 def test_every_rung_passed_over_says_why() -> None:
     scene = builders.scene(builders.plan(**SMALL), where=builders.around(device="cpu"))
     found = choice(scene)
-    assert taken(found) == ("smaller_micro_batch", ["shrink_buckets", "allocator_settings"])
+    passed = ["shrink_buckets", "allocator_settings", "better_attention", "chunked_loss"]
+    assert taken(found) == ("smaller_micro_batch", passed)
     assert found.remedy is not None
     assert [one.why for one in found.remedy.passed_over] == [
         "the buckets hold 5,000,000 elements already; less would relieve nothing",
         "these settings belong to the CUDA allocator, and the job trains on the CPU",
+        "attention is computed without its matrix of scores already",
+        "a micro-batch holds no more than the 512 tokens of one piece of the loss",
     ]
 
 
@@ -94,17 +97,19 @@ def climb(scene: Scene, using: Means | None = None) -> list[str]:
 
 
 def test_the_whole_ladder_is_climbed_in_its_order() -> None:
-    assert climb(builders.scene(builders.plan(zero_stage=1))) == [
-        "shrink_buckets", "allocator_settings",
+    long = builders.plan(zero_stage=1, attention="eager", sequence=2048)
+    assert climb(builders.scene(long)) == [
+        "shrink_buckets", "allocator_settings", "better_attention", "chunked_loss",
         "smaller_micro_batch", "smaller_micro_batch", "smaller_micro_batch",
-        "activation_checkpointing", "zero_up", "zero_up", "offload_optimizer", "offload_param",
+        "activation_checkpointing", "activation_offload", "zero_up", "zero_up",
+        "offload_optimizer", "offload_param",
     ]  # fmt: skip
 
 
 def test_adapters_get_four_bits_before_zero_and_no_offloaded_parameters_after() -> None:
     plan = builders.plan(method="lora", micro_batch=1, accumulation=8, **SMALL)
     assert climb(builders.scene(plan)) == [
-        "allocator_settings", "activation_checkpointing", "four_bit",
+        "allocator_settings", "activation_checkpointing", "activation_offload", "four_bit",
         "zero_up", "offload_optimizer",
     ]  # fmt: skip
 
@@ -112,9 +117,34 @@ def test_adapters_get_four_bits_before_zero_and_no_offloaded_parameters_after() 
 def test_same_result_climbs_the_same_ladder_without_four_bits() -> None:
     plan = builders.plan(method="lora", micro_batch=1, accumulation=8, **SMALL)
     assert climb(builders.scene(plan), means(policy="same_result")) == [
-        "allocator_settings", "activation_checkpointing", "zero_up",
+        "allocator_settings", "activation_checkpointing", "activation_offload", "zero_up",
         "offload_optimizer", "offload_param",
     ]  # fmt: skip
+
+
+def test_what_the_owner_allows_comes_before_the_optimizer_goes_to_the_host() -> None:
+    allowed = ["eight_bit_optimizer", "shorten_sequence", "paged_optimizer", "lower_lora_rank"]
+    plan = builders.plan(micro_batch=1, accumulation=8, zero_stage=3, sequence=512, **SMALL)
+    rungs = climb(builders.scene(plan), means({"allow": allowed}))
+    assert rungs[-4:] == [
+        "eight_bit_optimizer", "paged_optimizer", "shorten_sequence", "offload_param"
+    ]  # fmt: skip
+    adapters = plan.but(method="lora", lora_rank=16)
+    rungs = climb(builders.scene(adapters), means({"allow": allowed, "forbid": ["four_bit"]}))
+    assert rungs[-5:] == [
+        "shorten_sequence", "lower_lora_rank", "lower_lora_rank",
+        "offload_optimizer", "offload_param",
+    ]  # fmt: skip
+
+
+def test_attention_that_had_no_kernel_is_not_taken_up_again() -> None:
+    plan = builders.plan(attention="eager", zero_stage=3, **SMALL)
+    gap = builders.attempt(1, plan.but(attention="sdpa", zero_stage=2), Failure.DTYPE_KERNEL_GAP)
+    forbidden = means({"forbid": ["allocator_settings"]})
+    found = choice(builders.scene(plan), builders.story(gap, builders.attempt(2, plan)), forbidden)
+    assert found.remedy is not None
+    why = {one.rung: one.why for one in found.remedy.passed_over}
+    assert why["better_attention"] == "attention sdpa failed in attempt 1"
 
 
 def test_a_rung_the_job_forbids_is_passed_over() -> None:
@@ -146,7 +176,7 @@ def test_a_rung_needs_a_knob_that_the_framework_has() -> None:
 def test_a_rung_into_a_conflict_of_settings_is_passed_over() -> None:
     where = builders.around(versions={"bitsandbytes": "0.42"})
     plan = builders.plan(method="lora", zero_stage=3, **SMALL)
-    using = means({"forbid": ["smaller_micro_batch", "allocator_settings"]})
+    using = means({"forbid": ["smaller_micro_batch", "allocator_settings", "activation_offload"]})
     scene = builders.scene(plan.but(activation_checkpointing=True), where=where)
     found = choice(scene, using=using)
     assert taken(found)[0] == "offload_optimizer"
@@ -187,7 +217,7 @@ def test_a_plan_that_was_only_interrupted_may_be_tried_again() -> None:
 
 NO_MORE = {
     "forbid": [
-        "allocator_settings", "smaller_micro_batch", "activation_checkpointing", "zero_up"
+        "allocator_settings", "smaller_micro_batch", "activation_checkpointing", "zero_up",
     ]
 }  # fmt: skip
 OFFLOADS = {"offload_optimizer", "offload_param"}
@@ -226,12 +256,14 @@ def test_four_bits_that_contradicted_the_loader_are_not_tried_again() -> None:
     found = choice(builders.scene(plan), story, means(NO_MORE))
     assert taken(found)[0] == "offload_optimizer"
     assert found.remedy is not None
-    assert found.remedy.passed_over[-2].why == "quantization nf4 failed in attempt 1"
+    assert {one.rung: one.why for one in found.remedy.passed_over}["four_bit"] == (
+        "quantization nf4 failed in attempt 1"
+    )
 
 
 def test_a_carry_that_is_impossible_or_needs_consent_is_passed_over() -> None:
     plan = builders.plan(method="lora", activation_checkpointing=True, **SMALL)
-    using = means({"forbid": ["allocator_settings", "smaller_micro_batch"]})
+    using = means({"forbid": ["allocator_settings", "smaller_micro_batch", "activation_offload"]})
     kind, consent = CarryKind.STAGED_WITHOUT_MOMENTS, "reset_optimizer_state"
     lossy = Carry(kind, "moments are lost", needs_consent=consent)
     never = Carry(CarryKind.IMPOSSIBLE, "shards of another world")

@@ -121,8 +121,10 @@ def test_same_result_loses_nothing_but_what_changes_the_result() -> None:
 def test_the_default_ladder_stands_in_the_order_the_project_was_asked_for() -> None:
     _, rule = builders.shipped().rule_for(builders.scene())
     ladder = [
-        "shrink_buckets", "allocator_settings", "smaller_micro_batch", "activation_checkpointing",
-        "four_bit", "zero_up", "offload_optimizer", "offload_param",
+        "shrink_buckets", "allocator_settings", "better_attention", "chunked_loss",
+        "smaller_micro_batch", "activation_checkpointing", "activation_offload", "four_bit",
+        "zero_up", "eight_bit_optimizer", "paged_optimizer", "shorten_sequence",
+        "lower_lora_rank", "offload_optimizer", "offload_param",
     ]  # fmt: skip
     assert rule.try_ == ladder
 

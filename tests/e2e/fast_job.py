@@ -21,10 +21,15 @@ MODEL = {
     "model_type": "llama", "vocab_size": 64, "hidden_size": 8, "intermediate_size": 16,
     "num_hidden_layers": 1, "num_attention_heads": 1,
 }  # fmt: skip
+PREDICTED: dict[str, Any] = {"start": "predicted", "policy": "default"}
 
 
 def make_job(folder: Path, story: dict[str, Any] | None = None, **changes: Any) -> Path:
-    """Write a job with its data, tokenizer and fast interpreter, and return its file."""
+    """Write a job with its data, tokenizer and fast interpreter, and return its file.
+
+    It begins as given and climbs in the policy's order; `PREDICTED` turns both into prediction.
+    `settings` are added to its own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     wrapper = folder / "python"
     wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAST_PYTHON}" "$@"\n')
@@ -48,11 +53,14 @@ def make_job(folder: Path, story: dict[str, Any] | None = None, **changes: Any) 
             },
         },
         "batch": {"global": 16, "micro": 8},
+        "start": "as_given",
+        "policy": "in_order",
         "devices": {"use": 2, "memory_limit": "2GiB"},
         "checkpoints": {"every": 3, "keep": 3},
         "python": "./python",
         "env": {"FAST_STORY": json.dumps(story or {})},
     }
+    job["settings"].update(changes.pop("settings", {}))
     job.update(changes)
     path = folder / "job.yaml"
     with path.open("w") as file:
@@ -68,7 +76,11 @@ def start(job: Path, *options: str) -> subprocess.Popen[str]:
             stdout=terminal,
             stderr=terminal,
             text=True,
-            env={**os.environ, "DS_ACCELERATOR": "cpu"},
+            env={
+                **os.environ,
+                "DS_ACCELERATOR": "cpu",
+                "XDG_STATE_HOME": str(job.parent / "state"),  # what other tests taught is not known
+            },
         )
 
 

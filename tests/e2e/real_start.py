@@ -13,8 +13,8 @@ from typing import Any
 
 from autotune.child import convert, finetune
 from autotune.core.carry import Carry, WantedShape, conversion_request
-from autotune.core.decide import OPTIMIZER, Saved, carry_to
 from autotune.core.history import Attempt, Story
+from autotune.core.outlook import STEPS_WITH, Saved, carry_to
 from autotune.core.plan import Device, Plan
 from autotune.core.record import Launch
 from autotune.frameworks.finetune import Finetune
@@ -203,7 +203,7 @@ class Subject:
         outcome, step = resume
         source = outcome.checkpoint(step)
         first = Attempt(Launch(1, outcome.plan, outcome.began_from, None, 0, None, "before"))
-        allowing = builders.job(allow=["change_dtype"])
+        allowing = builders.job(allow=["change_dtype", "reset_optimizer_state"])
         saved = Saved(str(source), step, 1)
         outlook = builders.outlook(job=allowing, start=outcome.plan, saved=saved)
         carry = carry_to(plan, Story(attempts=(first,)), outlook)
@@ -214,7 +214,7 @@ class Subject:
             zero_stage=plan.zero_stage,
             world_size=plan.world_size,
             dtype=plan.dtype,
-            optimizer=OPTIMIZER,
+            optimizer=STEPS_WITH[plan.optimizer],
         )
         request = conversion_request(carry, wanted, str(source), str(folder / source.name))
         done = subprocess.run(

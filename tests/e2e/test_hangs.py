@@ -36,6 +36,7 @@ def quick_policy(folder: Path, **limits: Any) -> Path:
     """Write the default policy with quick limits."""
     policy = YAML().load((policy_folder() / "default.yaml").read_text())
     policy["limits"].update(QUICK | limits)
+    policy["choose"] = "in_order"
     with (folder / "quick.yaml").open("w") as file:
         YAML().dump(policy, file)
     return folder / "quick.yaml"

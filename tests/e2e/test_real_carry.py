@@ -17,6 +17,7 @@ pytestmark = pytest.mark.train
 POLICY = """
 name: stages
 summary: another ZeRO stage, and nothing else
+choose: in_order
 limits: {same_cause: 3, stop_grace: 5m, rank_grace: 30s, term_grace: 5s, release: 5s,
          cuda_context: 0, silence_start: 30m, silence_step: 10m, silence_aside: 30m,
          silence_factor: 10, stack_pause: 10s, stall_looks: 5, diverged_steps: 50}

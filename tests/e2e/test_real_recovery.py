@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,38 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = make_job(tmp_path_factory.mktemp("undisturbed"), data, None)
     assert autotune(job) == 0
     return job.parent / "runs" / "real"
+
+
+# Python reads this before anything else; only the ranks are given `--local_rank`.
+BALLAST = """
+import sys
+if any(word.startswith("--local_rank") for word in sys.orig_argv):
+    held = b"x" * {size}
+"""
+
+
+def journal_of(run: Path) -> list[dict[str, Any]]:
+    """Return the journal's records."""
+    return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+
+
+def launches_of(run: Path) -> list[dict[str, Any]]:
+    """Return what was launched, attempt by attempt."""
+    return [e for e in journal_of(run) if e["event"] == "decided" and e["step"] == "launch"]
+
+
+def ended_attempts(run: Path) -> list[dict[str, Any]]:
+    """Return how each attempt ended."""
+    return [event for event in journal_of(run) if event["event"] == "attempt_ended"]
+
+
+def same_steps(run: Path, undisturbed: Path) -> None:
+    """Hold the samples and losses of every step to those of the undisturbed run."""
+    ours, theirs = story_of_steps(run), story_of_steps(undisturbed)
+    assert list(ours) == list(theirs)
+    for step, (loss, samples) in theirs.items():
+        assert ours[step][1] == samples, step
+        assert ours[step][0] == pytest.approx(loss, rel=2e-4), step
 
 
 def autotune(job: Path) -> int:
@@ -65,6 +98,51 @@ def test_under_a_limit_it_recovers_and_trains_the_very_same_steps(
     assert theirs[5][0] < theirs[1][0]
 
     relaunch(run / "known-good", tmp_path)
+
+
+def test_begun_by_prediction_it_fits_at_once_and_trains_the_very_same_steps(
+    tmp_path: Path, data: Path, undisturbed: Path
+) -> None:
+    limit = int(peaks(undisturbed) * 0.85)  # which its micro-batch of 8 does not fit
+    job = make_job(tmp_path, data, limit, start="predicted", proof=False)
+    run = job.parent / "runs" / "real"
+
+    assert autotune(job) == 0, (tmp_path / "terminal").read_text()
+
+    (only,) = launches_of(run)
+    assert only["plan"]["micro_batch"] < 8
+    assert only["foreseen"]["capacity_bytes"] == limit
+    events = (run / "attempts" / "001" / "events" / "rank0.jsonl").read_text()
+    assert events.index('"kind": "rehearsal"') < events.index('"kind": "step"')
+    (ended,) = ended_attempts(run)
+    measured = {one["moment"]: one["peak_bytes"] for one in ended["evidence"]["probes"]}
+    print(only["foreseen"], measured)
+    assert max(measured.values()) <= limit
+    same_steps(run, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_prediction_that_was_wrong_is_refused_in_the_rehearsal_and_corrected_in_one_leap(
+    tmp_path: Path, data: Path, undisturbed: Path
+) -> None:
+    # Something that nobody can foresee takes three tenths of the limit in every rank.
+    limit = peaks(undisturbed)
+    (tmp_path / "sitecustomize.py").write_text(BALLAST.format(size=limit * 3 // 10))
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    job = make_job(tmp_path, data, limit, start="predicted", proof=False, env=env)
+    run = job.parent / "runs" / "real"
+
+    assert autotune(job) == 0, (tmp_path / "terminal").read_text()
+
+    first, second = launches_of(run)
+    refused, ended = ended_attempts(run)
+    assert refused["diagnosis"]["failure"] == "device_oom"
+    assert refused["evidence"]["step"] is None
+    assert [one["moment"] for one in refused["evidence"]["probes"]][:2] == ["base", "load"]
+    assert second["plan"]["micro_batch"] <= first["plan"]["micro_batch"]
+    assert second["foreseen"]["learned"]
+    assert ended["evidence"]["finished"]
+    same_steps(run, undisturbed)
 
 
 def test_killed_outright_and_then_stopped_it_goes_on_to_the_very_same_steps(

@@ -84,7 +84,7 @@ def test_a_finished_run_started_again_stays_finished(tmp_path: Path) -> None:
 
 
 def test_when_no_rung_is_left_it_gives_up_and_says_what_was_tried(tmp_path: Path) -> None:
-    job = make_job(tmp_path, {"fits": {"0": 0}}, policy="same_result")
+    job = make_job(tmp_path, {"fits": {"0": 0}})
 
     assert run(job) == 1
 

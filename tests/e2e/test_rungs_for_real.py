@@ -25,10 +25,10 @@ from tests.e2e.real_start import VOCABULARY, Outcome, Subject
 
 MB = 10**6
 LLAMA = {"model_type": "llama", "vocab_size": VOCABULARY, "max_position_embeddings": 512}
-DEFAULT_BUCKETS = builders.plan(dtype="fp32", micro_batch=8, eval_micro_batch=32)
+DEFAULT_BUCKETS = builders.plan(dtype="fp32", micro_batch=8, eval_micro_batch=32, sequence=512)
 SMALL_BUCKETS = DEFAULT_BUCKETS.but(reduce_bucket=5_000_000, allgather_bucket=5_000_000)
-ONE_SAMPLE = SMALL_BUCKETS.but(micro_batch=1, eval_micro_batch=1)
-ADAPTERS = ONE_SAMPLE.but(method="lora")
+ONE_SAMPLE = SMALL_BUCKETS.but(micro_batch=1, eval_micro_batch=1, sequence=16)
+ADAPTERS = ONE_SAMPLE.but(method="lora", lora_rank=8)
 # Without these a small model stays gathered whole, and stage 3 could not be seen to share it.
 LIVE_PARAMETERS = {
     "stage3_max_live_parameters": 1_000_000,
@@ -137,6 +137,90 @@ def test_checkpointed_activations_are_not_held(deep: Subject) -> None:
     assert differing(before, after) == {"activation_checkpointing": (False, True)}
     shrinks("activation_checkpointing, peak", before.peak(), after.peak(), 100 * MB)
     same_steps(after, before)
+
+
+@pytest.fixture(scope="module")
+def wordy(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """A small model of many words, whose logits outweigh everything else."""
+    shape = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 128}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True}
+    many = {**LLAMA, **shape, **heads, "vocab_size": 16_384}
+    folder = tmp_path_factory.mktemp("wordy")
+    return Subject(folder, many, sequence=512, steps=2, every=2).prepare()
+
+
+def in_pieces(subject: Subject, before: Outcome) -> Outcome:
+    """Return the same training with its loss taken in pieces, which is shown to be the same."""
+    after = subject.start(f"chunked_{before.plan.zero_stage}", up("chunked_loss", before.plan))
+    assert differing(before, after) == {"loss": ("whole", "chunked")}
+    same_steps(after, before)
+    (one,), (other,) = before.events("eval"), after.events("eval")
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    return after
+
+
+@pytest.mark.train
+def test_a_loss_in_pieces_takes_the_same_steps_and_holds_no_whole_logits(wordy: Subject) -> None:
+    before = wordy.start("whole", SMALL_BUCKETS)
+    # The logits of 8 rows of 512 tokens are 268 MB, and held three times in the backward pass.
+    shrinks("chunked_loss, peak", before.peak(), in_pieces(wordy, before).peak(), 500 * MB)
+
+
+@pytest.mark.slow
+def test_a_loss_in_pieces_takes_the_same_steps_at_stage_three(deep: Subject) -> None:
+    in_pieces(deep, deep.start("stage_3", SMALL_BUCKETS.but(zero_stage=3)))
+
+
+@pytest.mark.slow
+def test_activations_on_the_host_take_the_same_steps(deep: Subject) -> None:
+    """On a CPU nothing moves; what is in force and the loss are all that can be shown here."""
+    before = checkpointing(deep)
+    after = deep.start("activation_offload", before.plan.but(activation_offload=True))
+    assert differing(before, after) == {"activation_offload": (False, True)}
+    same_steps(after, before)
+
+
+@pytest.mark.slow
+def test_eager_attention_gives_way_to_a_better_one(deep: Subject) -> None:
+    before = deep.start("eager", SMALL_BUCKETS.but(attention="eager"))
+    after = deep.start("small_buckets", up("better_attention", before.plan))
+    assert differing(before, after) == {"attention": ("eager", "sdpa")}
+    same_steps(after, before)
+
+
+@pytest.mark.slow
+def test_moments_in_eight_bits_begin_anew_from_a_checkpoint(deep: Subject) -> None:
+    before = with_small_buckets(deep)
+    after = deep.start("eight_bits", up("eight_bit_optimizer", before.plan), resume=(before, 2))
+    assert after.began_from.kind is CarryKind.STAGED_WITHOUT_MOMENTS
+    assert after.settings["optimizer"] == "AdamW 8-bit"
+    rates = {event["step"]: event["lr"] for event in before.events("step")}
+    assert all(event["lr"] == pytest.approx(rates[event["step"]]) for event in after.events("step"))
+    assert after.samples == {step: before.samples[step] for step in (3, 4)}
+    assert after.losses == pytest.approx({s: before.losses[s] for s in (3, 4)}, rel=0.05)
+    again = deep.start("eight_bits_again", after.plan, resume=(after, 3))
+    assert again.began_from.kind is CarryKind.SAME
+    assert again.losses == pytest.approx({4: after.losses[4]}, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_shorter_samples_are_the_same_samples(deep: Subject) -> None:
+    before = with_small_buckets(deep)
+    after = deep.start("shorter", up("shorten_sequence", before.plan), resume=(before, 2))
+    assert after.began_from.kind is CarryKind.SAME
+    assert after.settings["sequence"] == 256
+    assert {event["max_length"] for event in after.events("step")} == {256}
+    assert after.samples == {step: before.samples[step] for step in (3, 4)}
+
+
+@pytest.mark.slow
+def test_adapters_of_half_the_rank_hold_half_the_parameters(wide: Subject) -> None:
+    before = wide.start("adapters", ADAPTERS)
+    after = wide.start("adapters_rank_4", up("lower_lora_rank", before.plan))
+    assert (before.settings["lora_rank"], after.settings["lora_rank"]) == (8, 4)
+    trained = "trainable_parameters"
+    assert after.settings[trained] * 2 == before.settings[trained]
+    assert after.samples == before.samples
 
 
 @pytest.mark.slow
@@ -365,7 +449,7 @@ def test_every_rung_of_the_folder_is_tried_for_real_here() -> None:
     unproven = {name for name, rung in all_rungs().items() if f'"{name}"' not in text}
     # On a CPU these say that they do not apply. The first three are put into the plan by hand.
     need_a_gpu = {"offload_optimizer", "offload_param", "allocator_settings"}
-    need_a_gpu |= {"unpinned_memory", "blocking_launches"}
+    need_a_gpu |= {"unpinned_memory", "blocking_launches", "paged_optimizer", "activation_offload"}
     # These change no setting that a rank could report; tests/e2e/test_deeds.py tries what they do.
     keep_the_plan = {name for name, rung in all_rungs().items() if rung.keeps_plan}
     assert unproven <= need_a_gpu | keep_the_plan

@@ -8,7 +8,7 @@ import pytest
 from autotune.cli.terminal import JsonTeller
 from autotune.cli.wiring import lay_ground
 from autotune.core.carry import WantedShape, decide_carry
-from autotune.core.decide import shape_of
+from autotune.core.outlook import shape_of
 from autotune.spawn import Spawner
 from autotune.world.clock import SystemClock
 from autotune.world.process import RunningAttempt, marked

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from autotune.child import finetune as child
 from autotune.core.carry import WantedShape, decide_carry
 from autotune.core.job import Job
+from autotune.core.outlook import STEPS_WITH
 from autotune.core.plan import Plan
 from autotune.frameworks import ds_config
 from autotune.frameworks.finetune import Finetune
@@ -200,6 +201,14 @@ PLANS = {
     "stage_3": builders.plan(zero_stage=3, gather_on_save=False, offload_param=True),
     "small": builders.plan(reduce_bucket=5, allgather_bucket=6, eval_micro_batch=1, dtype="fp32"),
     "readers": builders.plan(attention="eager", loader_workers=3),
+    "adapters": builders.plan(method="lora", quantization="nf4", lora_rank=4),
+    "leaner": builders.plan(
+        loss="chunked",
+        activation_checkpointing=True,
+        activation_offload=True,
+        optimizer="adamw_8bit",
+        sequence=32,
+    ),
     "in_fp32": builders.plan(method="lora", quantization="nf4", four_bit_compute="fp32"),
 }
 
@@ -220,6 +229,12 @@ def test_every_setting_of_a_plan_reaches_the_file_the_child_reads(plan: Plan) ->
     assert read["method"]["compute"] == compute
     assert read["data"]["workers"] == plan.loader_workers
     assert read["activation_checkpointing"] is plan.activation_checkpointing
+    assert read["activation_offload"] is plan.activation_offload
+    assert read["loss"] == plan.loss
+    assert read["schedule"]["optimizer"] == STEPS_WITH[plan.optimizer]
+    assert read["data"]["sequence"] == plan.sequence
+    assert read["method"]["lora_rank"] == (plan.lora_rank or 8)
+    assert read["method"]["lora_alpha"] == 2 * (plan.lora_rank or 8)  # the scale stays
     assert zero["stage"] == plan.zero_stage
     assert (zero["reduce_bucket_size"], zero["allgather_bucket_size"]) == (
         plan.reduce_bucket, plan.allgather_bucket
@@ -233,6 +248,17 @@ def test_every_setting_of_a_plan_reaches_the_file_the_child_reads(plan: Plan) ->
 def test_a_plan_of_an_older_journal_keeps_the_attention_of_the_settings() -> None:
     held = builders.plan(attention="given")
     assert train_file(held, job({"attention": "eager"}))["model"]["attention"] == "eager"
+
+
+def test_a_plan_of_an_older_journal_keeps_the_sequence_and_rank_of_the_settings() -> None:
+    read = train_file(builders.plan(method="lora", sequence=0), job({"lora": {"rank": 6}}))
+    assert (read["data"]["sequence"], read["method"]["lora_rank"]) == (64, 6)
+
+
+def test_nvme_is_refused_with_its_reason_and_what_to_do_instead() -> None:
+    table = {"stage": 3, "offload_optimizer": {"device": "nvme"}}
+    (found,) = said(deepspeed={"zero_optimization": table})
+    assert "swap files of one layout, which no other plan can go on from" in found
 
 
 def test_memory_is_pinned_where_settings_or_configuration_say_so_until_a_rung_forbids_it() -> None:
@@ -310,6 +336,7 @@ def test_a_job_started_at_a_plan_starts_at_that_plan_again() -> None:
         again = given.model_copy(update={"settings": settings})
         looked = Looked(deepspeed=settings["deepspeed"])
         assert TRAINER.faults(again, looked, plan.world_size, "job.yaml:3") == []
-        assert TRAINER.start(again, looked, plan.world_size) == plan
+        rank = 0 if plan.method == "full" else plan.lora_rank or 8  # 0: as the settings say
+        assert TRAINER.start(again, looked, plan.world_size) == plan.but(lora_rank=rank)
         assert settings["deepspeed"]["steps_per_print"] == 5
         assert settings["model"] == "/jobs/model"

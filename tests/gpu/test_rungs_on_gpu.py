@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,50 @@ def test_activations_are_fewer(subject: Subject, rung: str) -> None:
     after = subject.start(rung, up(rung, base()))
     shrinks(before, after, ALLOCATED, 500 * MB)
     same_losses(after, before)
+
+
+def test_a_loss_in_pieces_holds_no_whole_logits(tmp_path: Path) -> None:
+    wordy = {**LLAMA, "vocab_size": 65_536, "num_hidden_layers": 2}
+    subject = Subject(tmp_path, wordy, sequence=1024, steps=4, every=4, device="cuda").prepare()
+    plan = base().but(sequence=1024)
+    before = subject.start("whole", plan)
+    after = subject.start("chunked", up("chunked_loss", plan))
+    assert after.settings["loss"] == "chunked"
+    # 8 rows of 1024 tokens and 65,536 words are 2147 MB of logits in float32 alone.
+    shrinks(before, after, ALLOCATED, 2_000 * MB)
+    same_losses(after, before)
+
+
+def test_checkpointed_activations_wait_on_the_host(subject: Subject) -> None:
+    plan = up("activation_checkpointing", base())
+    before = subject.start("activation_checkpointing", plan)
+    after = subject.start("activation_offload", up("activation_offload", plan))
+    assert after.settings["activation_offload"] is True
+    # One input of 16 MB is kept by each of eight blocks, and all but the last are away at the peak.
+    shrinks(before, after, ALLOCATED, 60 * MB)
+    same_losses(after, before)
+
+
+def test_eager_attention_gives_way_to_a_better_one(subject: Subject) -> None:
+    plan = base().but(attention="eager")
+    before = subject.start("eager", plan)
+    after = subject.start("base", up("better_attention", plan))
+    shrinks(before, after, ALLOCATED, 500 * MB)
+    same_losses(after, before)
+
+
+@pytest.mark.parametrize(
+    ("rung", "optimizer"),
+    [("eight_bit_optimizer", "AdamW 8-bit"), ("paged_optimizer", "AdamW 32-bit paged")],
+)
+def test_moments_take_less_of_the_device(subject: Subject, rung: str, optimizer: str) -> None:
+    before = subject.start("base", base())
+    after = subject.start(rung, up(rung, base()))
+    assert after.settings["optimizer"] == optimizer
+    # Eight bytes of moments become two, or lie in memory that the allocator does not count.
+    moments = 8 * before.settings["parameters"] // ranks()
+    assert before.held("allocated_bytes") - after.held("allocated_bytes") >= moments * 0.5
+    assert after.losses == pytest.approx(before.losses, rel=0.05)
 
 
 def test_an_evaluation_of_one_sample_peaks_lower(subject: Subject) -> None:

@@ -66,6 +66,11 @@ def plans(draw: st.DrawFn) -> Plan:
         loader_workers=draw(st.integers(0, 16)),
         pinned_memory=draw(st.booleans()),
         blocking_launches=draw(st.booleans()),
+        loss=draw(st.sampled_from(["whole", "chunked"])),
+        activation_offload=draw(st.booleans()),
+        optimizer=draw(st.sampled_from(["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"])),
+        sequence=draw(st.integers(0, 100_000)),
+        lora_rank=draw(st.integers(0, 512)) if method == "lora" else 0,
     )
 
 
@@ -77,6 +82,7 @@ def scenes(draw: st.DrawFn) -> Scene:
     where = builders.around(
         device=draw(st.sampled_from(["cpu", "cuda"])),
         has_evaluation=draw(st.booleans()),
+        packing=draw(st.booleans()),
         platform=draw(st.sampled_from(["linux", "wsl", "tegra"])),
         gpus=gpus,
         broken_gpus=tuple(draw(st.lists(st.sampled_from(gpus), unique=True, max_size=2))),
@@ -143,6 +149,8 @@ def test_every_setting_a_rung_names_is_changed_by_it_somewhere(rung: Rung) -> No
     shapes = [wide, wide.but(zero_stage=3), wide.but(zero_stage=3, offload_optimizer=True)]
     shapes += [wide.but(zero_stage=3, offload_param=True)]
     shapes += [wide.but(quantization="nf4"), wide.but(quantization="nf4", zero_stage=3)]
+    shapes += [wide.but(method="full"), wide.but(attention="eager", sequence=1024, lora_rank=8)]
+    shapes += [wide.but(activation_checkpointing=True), wide.but(activation_offload=True)]
     shapes += [wide.but(attention="flash_attention_2"), wide.but(world_size=3, micro_batch=4)]
     broken = builders.diagnosis(Failure.GPU_HARDWARE, rank=1)
     changed: set[str] = set()

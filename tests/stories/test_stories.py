@@ -23,10 +23,11 @@ from typing import Any
 import pytest
 
 from autotune.core.carry import CarryKind
-from autotune.core.decide import Outlook, Saved, next_step
+from autotune.core.decide import next_step
 from autotune.core.evidence import Reason
 from autotune.core.failure import Failure, Phase, Role, Trait
 from autotune.core.history import Story, tell
+from autotune.core.outlook import Outlook, Saved
 from autotune.core.plan import changes
 from autotune.core.record import (
     AttemptEnded,

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.core.exception_event import exception_of
-from autotune.world.event_file import Event, EventFile, EventFolder, parse_event
+from autotune.core.view import View
+from autotune.world.event_file import KINDS, Event, EventFile, EventFolder, parse_event
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -27,6 +28,10 @@ def test_events_arrive_once_and_a_half_written_one_waits(tmp_path: Path) -> None
         stream.write(b'ep", "step": 2}\n')
     assert events.poll() == [Event(0, "step", {"step": 2})]
     assert events.poll() == []
+
+
+def test_every_kind_that_is_read_reaches_those_who_follow_the_ranks() -> None:
+    assert {name.removeprefix("_see_") for name in vars(View) if name.startswith("_see_")} == KINDS
 
 
 def test_each_rank_is_found_and_other_files_are_not(tmp_path: Path) -> None:

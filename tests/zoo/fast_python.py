@@ -1,8 +1,9 @@
 """Stands in for the training's Python: a trainer of milliseconds with the real trainer's contract.
 
 A test writes a wrapper that runs this file and names it under `python:` in a job. It answers the
-three ways autotune calls that Python: for versions, as the DeepSpeed launcher of finetune.py, and
-as convert.py. tests/e2e/test_real_recovery.py holds it to what the real trainer does.
+ways autotune calls that Python: for versions, as the DeepSpeed launcher of finetune.py, for its
+survey, and as convert.py; it traces nothing. tests/e2e/test_real_recovery.py holds it to what the
+real trainer does.
 
 FAST_STORY in its environment is JSON: {"total": steps, "fits": {"0": 4}, "seconds": per step};
 from step K on, a micro-batch above fits[K] is refused as the CPU allocator refuses. "say" is
@@ -12,9 +13,15 @@ is above "eat_above", "fail_at" {"attempt:step": "words"} raises words at that m
 {"attempt": step} reports a loss that is no number from there on. "hang_at" {"attempt:step": kind}
 hangs for ever: stopped (rank 1, by SIGSTOP), build_lock, elsewhere (rank 0, while rank 1 waits for
 it) or, as attempt 0, in the proof. "slow_at" {"step": [kind, seconds]} only takes long: step,
-first_step (writing all the while), loop (at changing lines), eval or save. In the attempts of
+first_step (writing all the while), loop (at changing lines), eval, save or until_stopped (over as
+soon as ranks are asked to stop); "2:+4" is attempt 2's fourth step. In the attempts of
 "unreadable_in" the checkpoint they start from cannot be read; "stale" makes every attempt fail that
 finds an extension which an earlier run has compiled.
+
+"survey" is what it answers when asked: changes to SURVEY, or "hangs", "floods" or "fails". "probes"
+{"moment": [peak, held]} is told before the first step. "step_seconds" {"8": 0.5} is how long a step
+is said to take at that micro-batch, "8 checkpointed" with activation checkpointing; really it takes
+"seconds" under any plan.
 """
 
 import json
@@ -33,6 +40,12 @@ from autotune.child.finetune import answer_with_stacks
 VERSIONS = {
     "torch": os.environ.get("FAST_TORCH", "2.13.0+cpu"), "transformers": "5.23.0",
     "peft": "0.21.2", "deepspeed": "0.19.8", "bitsandbytes": "0.50.2", "accelerate": "1.15.0",
+}  # fmt: skip
+
+
+SURVEY = {
+    "rows": 4, "steps": 12, "longest": [16, 16, 8, 8], "tokens_mean": 12.0, "eval_rows": 0,
+    "eval_longest": [],
 }  # fmt: skip
 
 
@@ -77,6 +90,11 @@ def main() -> int:
         return launch(ranks, Path(words[-1]))
     if words[0].endswith("convert.py"):
         return convert(json.loads(words[1]))
+    if words[0].endswith("trace.py"):
+        print(json.dumps({"ok": False, "error": "a stand-in has no model to trace"}))
+        return 1
+    if words[1] == "--survey":
+        return survey(json.loads(os.environ.get("FAST_STORY", "{}")).get("survey", {}))
     return Rank(int(words[1]), Path(words[2])).run()
 
 
@@ -116,6 +134,21 @@ def convert(request: dict[str, str]) -> int:
     return 0
 
 
+def survey(told: dict[str, Any] | str) -> int:
+    """Tell of the rows, or behave as badly as the story says."""
+    if told == "hangs":
+        time.sleep(10**6)
+    if told == "fails":
+        print("OSError: no file named tokenizer.json", file=sys.stderr)
+        return 1
+    if told == "floods":
+        for _ in range(2**11):
+            print("x" * 2**14)
+        return 0
+    print(json.dumps(SURVEY | told if isinstance(told, dict) else told))
+    return 0
+
+
 def turning(seed: float) -> float:
     """Compute something, with other lines on the stack from one moment to the next."""
     found = seed
@@ -134,6 +167,7 @@ class Rank:
         self.train = json.loads(train.read_text())
         self.story = json.loads(os.environ.get("FAST_STORY", "{}"))
         self.total = self.story.get("total", 12)
+        self.first = 0  # optimizer steps before this attempt
         self.attempt = self.train["channel"]["attempt"]
         self.events = Path(self.train["channel"]["events"])
         self.folder = Path(self.train["checkpoints"]["dir"])
@@ -176,10 +210,10 @@ class Rank:
         """Run the optimizer steps from where the checkpoint stands."""
         batch = self.train["batch"]
         micro, total = batch["micro"], self.total
-        first = 0
         if self.train["checkpoints"]["resume"]:
             state = Path(self.train["checkpoints"]["resume"]) / "trainer_state.json"
-            first = json.loads(state.read_text())["global_step"]
+            self.first = json.loads(state.read_text())["global_step"]
+        first = self.first
         if self.train["mode"] == "prove":
             self.hang(self.story.get("hang_at", {}).get("0:0"))
             self.emit("proven", step=first, loss=1.0, eval_loss=1.1)
@@ -196,6 +230,8 @@ class Rank:
             flood = Path(__file__).with_name("flood.py")
             subprocess.run([sys.executable, str(flood), kind, str(size)], check=True)
         self.emit("phase", phase="train")
+        for moment, (peak, held) in self.story.get("probes", {}).items():
+            self.emit("probe", moment=moment, peak_bytes=peak, held_bytes=held)
         if micro > self.story.get("eat_above", micro):
             print(len(b"x" * (self.story["eat"] * 2**20)))
         for step in range(first + 1, total + 1):
@@ -229,6 +265,8 @@ class Rank:
             self.emit("phase", phase=kind)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
+            if kind == "until_stopped" and self.stop_asked():
+                return
             if kind == "first_step":
                 (self.folder / "growing").write_bytes(b"x" * 2**24)
             elif kind == "loop":
@@ -241,8 +279,9 @@ class Rank:
         """Run one optimizer step, or be refused."""
         time.sleep(self.story.get("seconds", 0.01))
         self.hang(self.story.get("hang_at", {}).get(f"{self.attempt}:{step}"))
-        if str(step) in self.story.get("slow_at", {}):
-            self.dawdle(*self.story["slow_at"][str(step)])
+        for moment in (str(step), f"{self.attempt}:+{step - self.first}"):
+            if moment in self.story.get("slow_at", {}):
+                self.dawdle(*self.story["slow_at"][moment])
         words = self.story.get("fail_at", {}).get(f"{self.attempt}:{step}")
         if words:
             self.fail(words, step)
@@ -258,9 +297,17 @@ class Rank:
         lost = step >= self.story.get("lost_from", {}).get(str(self.attempt), step + 1)
         loss = "nan" if lost else 10.0 / step
         self.emit(
-            "step", step=step, total=self.total, loss=loss, lr=1e-4, seconds=0.01,
-            samples=samples, memory={"data_bytes": 10**8 * micro},
+            "step", step=step, total=self.total, loss=loss, lr=1e-4, seconds=self.said_seconds(),
+            samples=samples, tokens=8 * size, memory={"data_bytes": 10**8 * micro},
         )  # fmt: skip
+
+    def said_seconds(self) -> float:
+        """Return how long a step is said to take under this plan."""
+        said: dict[str, float] = self.story.get("step_seconds", {})
+        micro = str(self.train["batch"]["micro"])
+        if self.train["activation_checkpointing"]:
+            micro += " checkpointed"
+        return said.get(micro, 0.01)
 
     def fail(self, words: str, step: int, phase: str = "forward") -> None:
         """Die as a rank does: the event first, then the words."""
