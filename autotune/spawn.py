@@ -58,7 +58,7 @@ class Spawner:
         if ground.folder.stop_asked_by() is None:
             ground.folder.clear_stop()  # of an order that was for the ranks before these
         ops_cache.clear_locks(ground.folder.ops)
-        ops_cache.warm(ground.folder.ops, ops_cache.cache_folder(ground.versions))
+        ops_cache.warm(ground.folder.ops, ops_cache.cache_folder(ground.versions, ground.python))
         setting = self.setting(plan, carry, attempt, folder, resume, mode)
         program = ground.framework.program(setting)
         for name, text in program.files.items():

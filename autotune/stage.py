@@ -87,7 +87,9 @@ class RunStage:
             )
             self._tell.note(f"{name} is set aside as {place.relative_to(ground.folder.path)}")
         if launch.rebuild_ops:
-            ops_cache.forget(ground.folder.ops, ops_cache.cache_folder(ground.versions))
+            ops_cache.forget(
+                ground.folder.ops, ops_cache.cache_folder(ground.versions, ground.python)
+            )
 
     def prepare(self, launch: Launch) -> Prepared | None:
         """Convert the checkpoint of `launch` into a staged copy; None when nothing is needed."""
@@ -194,7 +196,7 @@ class RunStage:
             write_json(path / "diagnosis.json", found)
         self._foreseer.remember(launch, ended)
         shutil.rmtree(ground.folder.staged / f"{ended.attempt:03d}", ignore_errors=True)
-        ops_cache.keep(ground.folder.ops, ops_cache.cache_folder(ground.versions))
+        ops_cache.keep(ground.folder.ops, ops_cache.cache_folder(ground.versions, ground.python))
 
     def _named(self, found: checkpoints.Checkpoint) -> Saved:
         name = str(found.path.relative_to(self._ground.folder.path))

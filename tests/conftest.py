@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import sys
 import time
 from collections.abc import Iterator
 
@@ -36,7 +37,7 @@ def compiled_ops(
             yield
             return
     began = time.time()
-    cache, ops = ops_cache.cache_folder(versions), tmp_path_factory.mktemp("ops")
+    cache, ops = ops_cache.cache_folder(versions, sys.executable), tmp_path_factory.mktemp("ops")
     ops_cache.warm(ops, cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_EXTENSIONS_DIR", str(ops))

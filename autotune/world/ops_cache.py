@@ -5,17 +5,23 @@ So each run builds in a folder of its own, where a lock may be removed while no 
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 
-def cache_folder(versions: Mapping[str, str]) -> Path:
-    """Return where builds of these versions are kept for the next run of this user."""
+def cache_folder(versions: Mapping[str, str], python: str) -> Path:
+    """Return where builds of these versions are kept for the next run of this user.
+
+    Ninja builds anew what another environment built, whose sources lie elsewhere; so each Python
+    keeps its own.
+    """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = "-".join(f"{name}{versions.get(name, '')}" for name in ("torch", "deepspeed"))
-    return base / "autotune" / "ops" / key
+    place = hashlib.sha256(python.encode()).hexdigest()[:8]
+    return base / "autotune" / "ops" / f"{key}-{place}"
 
 
 def warm(ops: Path, cache: Path) -> None:

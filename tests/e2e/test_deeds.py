@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from autotune.core.failure import Failure
 from autotune.core.history import Story
+from autotune.world.ops_cache import cache_folder
 from tests.e2e.fast_job import (
     journal_lines,
     kill_when,
@@ -114,7 +115,8 @@ def test_a_stale_extension_is_thrown_away_in_the_run_and_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    stale = tmp_path / "cache/autotune/ops/torch2.13.0+cpu-deepspeed0.19.8/fused_adam"
+    versions = {"torch": "2.13.0+cpu", "deepspeed": "0.19.8"}
+    stale = cache_folder(versions, str(tmp_path / "job" / "python")) / "fused_adam"
     stale.mkdir(parents=True)
     (stale / "fused_adam.so").write_bytes(b"of another compiler")
     job = make_job(tmp_path / "job", {"stale": True})

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from autotune.world.checkpoints import SENTINEL, Checkpoint, inspect, newest
@@ -145,6 +146,13 @@ def test_a_prediction_that_was_wrong_is_refused_in_the_rehearsal_and_corrected_i
     same_steps(run, undisturbed)
 
 
+def ranks_of(run: Path) -> list[psutil.Process]:
+    """Return the processes of the first attempt's ranks."""
+    files = (run / "attempts" / "001" / "events").glob("rank*.jsonl")
+    starts = (json.loads(file.read_text().splitlines()[0]) for file in files)
+    return [psutil.Process(start["pid"]) for start in starts]
+
+
 def test_killed_outright_and_then_stopped_it_goes_on_to_the_very_same_steps(
     tmp_path: Path, data: Path, undisturbed: Path
 ) -> None:
@@ -155,8 +163,15 @@ def test_killed_outright_and_then_stopped_it_goes_on_to_the_very_same_steps(
     until(lambda: trained(run) >= 1, "a first step", seconds=300)
     supervisor.kill()
     supervisor.wait()
+    # Its steps are so short that it would be done before the next supervisor has begun.
+    left = ranks_of(run)
+    for rank in left:
+        rank.suspend()
 
     supervisor = begin(job)
+    until(lambda: "still runs" in (tmp_path / "terminal").read_text(), "its being found")
+    for rank in left:
+        rank.resume()
     until(lambda: trained(run) >= 3, "a third step", seconds=300)
     supervisor.send_signal(signal.SIGINT)
     assert supervisor.wait(timeout=300) == 4

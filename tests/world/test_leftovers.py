@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from autotune.world.environment import free_port
-from autotune.world.ops_cache import clear_locks, forget, keep, warm
+from autotune.world.ops_cache import cache_folder, clear_locks, forget, keep, warm
 from autotune.world.shared_memory import sweep
 
 
@@ -85,3 +85,11 @@ def test_only_segments_of_this_attempt_are_swept(tmp_path: Path) -> None:
 
     assert sweep("", tmp_path) == []
     assert {f.name for f in tmp_path.iterdir()} == {"buffer_0_1_334_0", "other", "buffer_0_1_33_2"}
+
+
+def test_each_python_keeps_builds_of_its_own() -> None:
+    versions = {"torch": "2.13.0", "deepspeed": "0.19.8"}
+    one, other = (cache_folder(versions, python) for python in ("/one/bin/python", "/two/python"))
+    assert one != other
+    assert one == cache_folder(dict(versions), "/one/bin/python")
+    assert cache_folder({**versions, "torch": "2.14.0"}, "/one/bin/python") != one
