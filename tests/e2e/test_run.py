@@ -108,7 +108,7 @@ def test_the_limit_of_attempts_is_kept(tmp_path: Path) -> None:
 def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    job = make_job(tmp_path, {"total": 40, "seconds": 0.05})
+    job = make_job(tmp_path, {"total": 40, "seconds": 0.15})
     supervisor = start(job)
     until(lambda: _steps(job) >= 2, "two steps")
 
@@ -151,7 +151,7 @@ def test_a_second_signal_hurries(tmp_path: Path) -> None:
 
 
 def test_a_second_supervisor_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
-    job = make_job(tmp_path, {"total": 60, "seconds": 0.05})
+    job = make_job(tmp_path, {"total": 60, "seconds": 0.2})
     first = start(job)
     until(lambda: _steps(job) >= 1, "a step")
 
