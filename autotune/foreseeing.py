@@ -101,7 +101,12 @@ class Foreseer:
         works = [foresight.workload(plan) for plan in plans]
         return trace(
             Tracer(
-                ground.python, TRACER, self._environment(), f"{ground.run_id}/trace", TRACE_SECONDS
+                ground.python,
+                TRACER,
+                self._folder / "trace",
+                self._environment(),
+                f"{ground.run_id}/trace",
+                TRACE_SECONDS,
             ),
             request_for(foresight.subject, works, model, settings.trust_remote_code),
             self._stop_asked,

@@ -4,16 +4,17 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.core.memory.activations import Activations, Point
 from autotune.core.memory.traced import Traced, Untraced
 from autotune.core.memory.workload import Subject, Workload
+from autotune.world.files import make_folder
 from autotune.world.process import MARK, Survivors, end_all
 
 LISTEN_SECONDS = 0.2
@@ -29,6 +30,7 @@ class Tracer:
 
     python: str
     program: Path
+    folder: Path  # made for it and removed after it, with what the model's own code writes there
     env: Mapping[str, str]
     mark: str  # names this process among all, so that one a dead supervisor left can be ended
     longest_seconds: float
@@ -107,8 +109,8 @@ def _run(
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",  # nothing runs on a device, and no context is made there
     }
-    with tempfile.TemporaryDirectory(prefix="autotune-trace-") as folder:
-        asked = Path(folder) / "request.json"
+    with _own_folder(tracer.folder) as folder:
+        asked = folder / "request.json"
         asked.write_text(json.dumps(request), encoding="utf-8")
         running = subprocess.Popen(
             [tracer.python, str(tracer.program), str(asked)],
@@ -125,6 +127,16 @@ def _run(
             running.wait()
             assert running.stdout is not None
             running.stdout.close()
+
+
+@contextlib.contextmanager
+def _own_folder(folder: Path) -> Iterator[Path]:
+    shutil.rmtree(folder, ignore_errors=True)  # of a supervisor that was killed while it traced
+    make_folder(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _listen(

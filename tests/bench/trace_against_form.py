@@ -8,6 +8,8 @@ gradients of two bytes. Model names as arguments choose some.
 import os
 import statistics
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from autotune.core.memory.activations import Activations, activations_of
@@ -53,8 +55,11 @@ def compare(name: str, config: dict[str, Any]) -> list[tuple[str, float, float]]
         Workload(subject, START.but(micro_batch=2, eval_micro_batch=2, **plan))
         for plan in PLANS.values()
     ]
-    tracer = Tracer(sys.executable, TRACER, os.environ, "trace-against-form", 600.0)
-    answers = trace(tracer, request_for(subject, works, {"config": config}, False), lambda: False)
+    request = request_for(subject, works, {"config": config}, False)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, mark = Path(scratch) / "trace", "trace-against-form"
+        tracer = Tracer(sys.executable, TRACER, folder, os.environ, mark, 600.0)
+        answers = trace(tracer, request, lambda: False)
     cells = []
     for plan, work, told in zip(PLANS, works, answers, strict=True):
         if not isinstance(told, Traced):

@@ -309,7 +309,8 @@ def test_remote_code_that_fills_memory_meets_the_limit(tmp_path: Path) -> None:
 def test_remote_code_that_hangs_is_ended(tmp_path: Path) -> None:
     request = of_remote(tmp_path, first="while True: pass")
     request |= {"data_limit": 8 * 2**30, "cases": [CASE]}
-    tracer = Tracer(sys.executable, Path(tracing.__file__), os.environ, "hanging-trace", 60)
+    program, folder = Path(tracing.__file__), tmp_path / "trace"
+    tracer = Tracer(sys.executable, program, folder, os.environ, "hanging-trace", 60)
     (answer,) = trace(tracer, request, lambda: False)
     assert (tmp_path / "ran").exists()
     assert answer == Untraced("the tracer was ended: it took more than 60 s")

@@ -34,9 +34,10 @@ def ask(
     """Run a stand-in for the tracer."""
     path = folder / "stand_in.py"
     path.write_text("import json, os, signal, sys, time, subprocess\n" + program)
-    tracer = Tracer(python, path, {"PATH": "/usr/bin:/bin"}, MARK, seconds)
+    tracer = Tracer(python, path, folder / "trace", {"PATH": "/usr/bin:/bin"}, MARK, seconds)
     answers = trace(tracer, {"cases": [{}] * cases}, stop)
     assert marked(MARK) == []
+    assert not tracer.folder.is_dir()
     return answers
 
 
@@ -122,8 +123,6 @@ def test_a_python_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     )
 
 
-def test_no_room_for_a_file_of_the_tracer_is_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+def test_no_room_for_a_file_of_the_tracer_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "trace").write_text("in the way")
     assert sentence(ask(tmp_path, saying())).startswith("the tracer could not be started")
