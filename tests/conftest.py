@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from autotune.world import ops_cache, shared_memory
 # A busy machine makes a property slow without making it wrong.
 settings.register_profile("patient", deadline=None, max_examples=40)
 settings.load_profile("patient")
+
+# A shell ignores SIGINT for what it starts with `&`, and so would every supervisor started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,10 +1,12 @@
 """The whole story with nothing simulated: real DeepSpeed, a kernel's refusal, recovery, proof."""
 
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,17 @@ def same_steps(run: Path, undisturbed: Path) -> None:
     for step, (loss, samples) in theirs.items():
         assert ours[step][1] == samples, step
         assert ours[step][0] == pytest.approx(loss, rel=2e-4), step
+
+
+@contextlib.contextmanager
+def held_still(run: Path) -> Iterator[None]:
+    """Let no rank train meanwhile: a step is so short that all would be over at once."""
+    ranks = ranks_of(run)
+    for rank in ranks:
+        rank.suspend()
+    yield
+    for rank in ranks:
+        rank.resume()
 
 
 def autotune(job: Path) -> int:
@@ -147,8 +160,8 @@ def test_a_prediction_that_was_wrong_is_refused_in_the_rehearsal_and_corrected_i
 
 
 def ranks_of(run: Path) -> list[psutil.Process]:
-    """Return the processes of the first attempt's ranks."""
-    files = (run / "attempts" / "001" / "events").glob("rank*.jsonl")
+    """Return the processes of the newest attempt's ranks."""
+    files = max(run.glob("attempts/*/events")).glob("rank*.jsonl")
     starts = (json.loads(file.read_text().splitlines()[0]) for file in files)
     return [psutil.Process(start["pid"]) for start in starts]
 
@@ -163,17 +176,13 @@ def test_killed_outright_and_then_stopped_it_goes_on_to_the_very_same_steps(
     until(lambda: trained(run) >= 1, "a first step", seconds=300)
     supervisor.kill()
     supervisor.wait()
-    # Its steps are so short that it would be done before the next supervisor has begun.
-    left = ranks_of(run)
-    for rank in left:
-        rank.suspend()
-
-    supervisor = begin(job)
-    until(lambda: "still runs" in (tmp_path / "terminal").read_text(), "its being found")
-    for rank in left:
-        rank.resume()
-    until(lambda: trained(run) >= 3, "a third step", seconds=300)
-    supervisor.send_signal(signal.SIGINT)
+    with held_still(run):
+        supervisor = begin(job)
+        until(lambda: "still runs" in (tmp_path / "terminal").read_text(), "its being found")
+    until(lambda: trained(run, "002"), "a step of the second attempt", seconds=300)
+    with held_still(run):
+        supervisor.send_signal(signal.SIGINT)
+        until(lambda: "asked to stop" in (tmp_path / "terminal").read_text(), "its being heard")
     assert supervisor.wait(timeout=300) == 4
     assert nobody_left(run)
 
@@ -220,9 +229,9 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_very_same_steps_follow(
         assert ours[step][0] == pytest.approx(loss, rel=2e-4), step
 
 
-def trained(run: Path) -> int:
-    """Return the newest step that any attempt of the run reported."""
-    events = run.glob("attempts/*/events/rank0.jsonl")
+def trained(run: Path, attempt: str = "*") -> int:
+    """Return the newest step that an attempt of the run reported."""
+    events = run.glob(f"attempts/{attempt}/events/rank0.jsonl")
     lines = [json.loads(line) for file in events for line in file.read_text().splitlines()]
     return max((event["step"] for event in lines if event["kind"] == "step"), default=0)
 
