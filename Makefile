@@ -13,6 +13,8 @@ DEMO_RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 BIN := $(VENV)/bin
 DATA := configs/quickstart_data
 STARTS_NO_TRAINING := not e2e and not train and not slow and not gpu
+# Much of a test is waiting; a file's tests stay together, since they share what they trained.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 .DELETE_ON_ERROR:
 .PHONY: demo test check clean machine
@@ -22,13 +24,13 @@ demo: $(VENV)/.train $(DATA)/train.jsonl
 	  --run-dir $(DEMO_RUN)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m '$(STARTS_NO_TRAINING)' $(PYTEST)
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m '$(STARTS_NO_TRAINING)' $(PYTEST)
 
 clean:
 	rm -rf $(VENV) $(DATA) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -21,38 +22,52 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_ops(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """Let real trainings share one folder of compiled extensions, warm from the last session.
+REAL = {"train", "slow", "gpu"}
+LEFT_SINCE = pytest.StashKey[float]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remember what shared memory is older than this session."""
+    session.config.stash[LEFT_SINCE] = time.time()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remove the 66 MiB that each rank of a training started without autotune leaves behind.
+
+    Only after the last of several workers: a name that is gone is one a living rank cannot open.
+    """
+    if hasattr(session.config, "workerinput"):
+        return
+    for segment in shared_memory.FOLDER.glob(f"deepspeed_allreduce_buffer_{os.getuid()}_*"):
+        if segment.stat().st_mtime >= session.config.stash[LEFT_SINCE]:
+            segment.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def compiled_ops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of compiled extensions that real trainings of this session share.
 
     The session builds in a folder of its own, as a run does: a build that is killed leaves a lock
     behind, and in the kept folder every later session would wait for it in silence.
     """
-    real = {"train", "slow", "gpu"}
-    if not any(mark.name in real for item in request.session.items for mark in item.iter_markers()):
+    return tmp_path_factory.mktemp("ops")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm_ops(request: pytest.FixtureRequest, compiled_ops: Path) -> Iterator[None]:
+    """Let real trainings find what was compiled before, in this session or an earlier one."""
+    items = request.session.items
+    if not any(mark.name in REAL for item in items for mark in item.iter_markers()):
         yield
         return
-    versions = {}
-    for package in ("torch", "deepspeed"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            yield
-            return
-    began = time.time()
-    cache, ops = ops_cache.cache_folder(versions, sys.executable), tmp_path_factory.mktemp("ops")
-    ops_cache.warm(ops, cache)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_EXTENSIONS_DIR", str(ops))
+    try:
+        versions = {name: importlib.metadata.version(name) for name in ("torch", "deepspeed")}
+    except importlib.metadata.PackageNotFoundError:
         yield
-    ops_cache.keep(ops, cache)
-    sweep_shared_memory(began)
-
-
-def sweep_shared_memory(since: float) -> None:
-    """Remove the 66 MiB that each rank of a training started without autotune leaves behind."""
-    for segment in shared_memory.FOLDER.glob(f"deepspeed_allreduce_buffer_{os.getuid()}_*"):
-        if segment.stat().st_mtime >= since:
-            segment.unlink(missing_ok=True)
+        return
+    cache = ops_cache.cache_folder(versions, sys.executable)
+    ops_cache.warm(compiled_ops, cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(compiled_ops))
+        yield
+    ops_cache.keep(compiled_ops, cache)

@@ -218,7 +218,7 @@ def run_converter(request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("carry"))
 
