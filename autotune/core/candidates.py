@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.core.compatibility import conflicts
-from autotune.core.plan import Change, Plan, changes
+from autotune.core.plan import Plan
 from autotune.core.rung import Result, Rung, Scene
 
 WORST = (Result.SAME, Result.CLOSE, Result.CHANGED)
@@ -19,7 +19,6 @@ class Candidate:
     plan: Plan
     rungs: tuple[str, ...]  # one after the other from the scene's plan; empty: that plan itself
     result: Result  # the worst of its rungs
-    changes: tuple[Change, ...]  # against the scene's plan
 
 
 Way = tuple[Result, tuple[str, ...]]
@@ -55,11 +54,7 @@ def candidates(
         if plan not in ways:
             ways[plan] = way
             allowed[plan] = _may(scene, rung, plan, refused)
-    return [
-        Candidate(plan, path, result, changes(scene.plan, plan))
-        for plan, (result, path) in ways.items()
-        if allowed[plan]
-    ]
+    return [Candidate(plan, path, result) for plan, (result, path) in ways.items() if allowed[plan]]
 
 
 def _walk(

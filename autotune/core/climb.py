@@ -13,7 +13,7 @@ from autotune.core.ladder import NO_FAULT_OF_THE_PLAN, broken_before, refused_by
 from autotune.core.lessons import learned
 from autotune.core.outlook import Outlook, Saved, carry_to
 from autotune.core.plan import Plan
-from autotune.core.planner import LIKELY, Prospect, prospects
+from autotune.core.planner import Prospect, prospects
 from autotune.core.rung import Rung, Scene
 from autotune.core.sentence import say_plan
 from autotune.core.units import show_share
@@ -21,6 +21,7 @@ from autotune.core.units import show_share
 FASTER = "climb"  # `ended_by_us` of an attempt that was stopped so that a faster plan is tried
 NOT_FASTER = "not_faster"  # of a trial that did not keep its promise
 STEPS_FIRST = 10  # measured before a pace is believed
+EVEN = 0.5  # the least probability to fit: a trial that fails costs its restarts and no step
 WORTH = 0.05  # the least share of a step's time that a plan must promise to save
 KEPT = 0.02  # the least share that it must be measured to save
 LARGER = (2, 4)  # times the job's own micro-batch
@@ -47,7 +48,7 @@ class Trial:
 
 
 def faster(story: Story, outlook: Outlook) -> Trial | None:
-    """Return the fastest plan worth a trial from the newest attempt's checkpoint, or None.
+    """Return the plan most worth a trial from the newest attempt's checkpoint, or None.
 
     That attempt has its evidence, of what it showed so far or until it was stopped for the trial.
     """
@@ -65,16 +66,17 @@ def faster(story: Story, outlook: Outlook) -> Trial | None:
     best = [
         one
         for one in found
-        if one.p_fit >= LIKELY
+        if one.p_fit >= EVEN
         and not one.refused
         and one.step_time_factor <= now.step_time_factor * (1 - WORTH)
     ]
-    best.sort(key=lambda one: (one.step_time_factor, len(one.rungs)))
-    for one in best:
-        share = one.step_time_factor / now.step_time_factor
-        if _seconds_left(last.evidence) * (1 - share) > 2 * pace.start_seconds:
-            return Trial(one, share)
-    return None
+    if not best:
+        return None
+    # What is gained on average; a trial that does not fit gains nothing.
+    one = max(best, key=lambda one: one.p_fit * (now.step_time_factor - one.step_time_factor))
+    share = one.step_time_factor / now.step_time_factor
+    gained = one.p_fit * (1 - share) * _seconds_left(last.evidence)
+    return Trial(one, share) if gained > 2 * pace.start_seconds else None
 
 
 def no_faster(story: Story, seen: Evidence) -> str | None:

@@ -114,7 +114,7 @@ def look_ahead(scene: Scene, story: Story, means: Means, foresight: Foresight) -
     place, rule = means.policy.rule_for(scene)
 
     def refused(rung: Rung, plan: Plan) -> str | None:
-        return _unfit(rung, plan, means.carry_to(plan, None), scene, story)
+        return _unwanted(rung, plan, means.carry_to(plan, None), scene, story)
 
     def forbidden(rung: Rung) -> str | None:
         return refused_by_owner(rung, means.job) or rung_spent(story, place, rule, rung.name)
@@ -219,6 +219,11 @@ def _unfit(rung: Rung, plan: Plan, carry: Carry, scene: Scene, story: Story) -> 
     clash = conflicts(plan, scene.around.device, scene.around.versions)
     if clash:
         return clash[0].why
+    return _unwanted(rung, plan, carry, scene, story)
+
+
+def _unwanted(rung: Rung, plan: Plan, carry: Carry, scene: Scene, story: Story) -> str | None:
+    """Return why a plan whose settings agree with each other is not launched all the same."""
     if carry.kind in (CarryKind.IMPOSSIBLE, CarryKind.WEIGHTS_ONLY):
         # Going on from bare weights is another run: its owner starts it, with a job of its own.
         return carry.why

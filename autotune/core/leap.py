@@ -117,8 +117,10 @@ def leap(
         made = candidates(here, names, rungs, refused, forbidden)
         found = [one for one in made if one.rungs or one.plan not in tried]
         for known in (foresight, unlearned):
-            if seen is None or (seen.chosen is None and found):
+            if seen is None or found:
                 seen = _look(found, story, known)
+            if seen.chosen is not None:
+                return seen
     assert seen is not None
     return seen
 

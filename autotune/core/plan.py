@@ -61,8 +61,12 @@ class Plan:
         return self.world_size * self.micro_batch * self.accumulation
 
     def but(self, **changes: Any) -> "Plan":
-        """Return this plan with `changes`."""
-        return Plan(**{**vars(self), **changes})  # `replace` takes three times as long
+        """Return this plan with `changes`; TypeError where one is no setting of a plan."""
+        if not changes.keys() <= vars(self).keys():
+            raise TypeError(f"no settings of a plan: {sorted(changes.keys() - vars(self).keys())}")
+        made = object.__new__(Plan)  # thousands are made at once, and `replace` takes ten times
+        vars(made).update(vars(self), **changes)
+        return made
 
 
 @dataclass(frozen=True)

@@ -66,15 +66,16 @@ def case(method: str, checkpointing: bool, loss: str, padded: bool, micro: int, 
         "checkpointing": checkpointing, "attention": "sdpa", "padded": padded, "loss": loss,
         "fp32_logits": True, "keeps_outputs": False, "evaluates": False,
         "quantization": "none", "four_bit_compute": "dtype",
-        "other_weights_fp32": False, "full_depth": False,
+        "other_weights_fp32": False, "activation_offload": False,
         "lora": None if method == "full" else lora,
     }  # fmt: skip
 
 
 def traced(padded: bool, config: dict[str, object]) -> dict[str, Any]:
-    """Return a model's numbers, bytes: micro-batch, tokens of a row, forward and backward peak,
-    what the loss takes of the former, and the allocator's overhead, with plain and with expandable
-    segments; RuntimeError where the tracer fails."""
+    """Return a model's numbers, bytes: micro-batch, tokens of a row, forward peak, backward peaks
+    before and after the first gradient is made, what the loss takes of the forward one, and the
+    allocator's overhead, with plain and with expandable segments; RuntimeError where the tracer
+    fails."""
     points = PADDED if padded else PACKED
     asked = [(setting, point) for setting in SETTINGS for point in points]
     cases = [case(*setting, padded, *point) for setting, point in asked]
@@ -95,8 +96,9 @@ def traced(padded: bool, config: dict[str, object]) -> dict[str, Any]:
         told = json.loads(line)
         if not told["ok"]:
             raise RuntimeError(f"{config['model_type']} {setting}: {told['error']}")
-        backward = max(size for size, _ in told["backward"])
-        row = [*point, told["forward"], backward, told["loss"], told["overhead"]]
+        before = max((size for size, made in told["backward"] if not made), default=0)
+        after = max((size for size, made in told["backward"] if made), default=0)
+        row = [*point, told["forward"], before, after, told["loss"], told["overhead"]]
         rows.setdefault(key_of(*setting), []).append([*row, told["overhead_expandable"]])
     return {"config": config, "padded": padded, "rows": rows}
 

@@ -47,7 +47,7 @@ METHODS = ("full", "lora", "qlora")
 RANKS = (1, 2, 4, 8)
 MICRO = (16, 4)
 # GiB of a card, and tokens of a row: for changing the planner, and for judging it.
-CARDS = {True: (5, 12, 16, 24, 40, 80), False: (4, 6, 8, 11, 14, 20, 32, 48)}
+CARDS = {True: (5, 12, 16, 24, 40, 80), False: (4, 6, 8, 9, 11, 14, 17, 20, 26, 32, 48, 64)}
 SEQUENCES = {True: (512, 2048, 8192), False: (640, 1024, 1536, 3072, 6144)}
 CONTEXT = 600 << 20  # of CUDA, as the shipped policies have it
 
@@ -94,7 +94,7 @@ class Work:
         work = self.at(plan)
         seen = self.traced.passes(plan, work.sequence)
         half = count(work).trainable // 2
-        points = (Point(int(seen.backward), half),)
+        points = Point(int(seen.before), 0), Point(int(seen.after), half)
         passes = Activations(int(seen.forward), points, 0, int(seen.loss))
         overheads = int(seen.overhead), int(seen.overhead_expandable)
         return forecast(work, Traced(passes, *overheads, seconds=0.0))

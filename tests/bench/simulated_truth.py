@@ -74,7 +74,8 @@ class Passes:
     """What one micro-step takes above weights, gradients and states, bytes."""
 
     forward: float
-    backward: float
+    before: float  # the backward pass until the first gradient is made
+    after: float  # and from then on
     loss: float
     overhead: float  # reserved beyond what is allocated
     overhead_expandable: float
@@ -99,8 +100,8 @@ class TracedModel:
             longest, base = rows[-1], line[0][1]
             same = _between(line, longest[0] * longest[1])
             pairs = longest[0] * longest[1] * (longest[1] - base)
-            mask = [max(0.0, a - b) / pairs for a, b in zip(longest[2:4], same, strict=False)]
-            found[:2] = [
+            mask = [max(0.0, a - b) / pairs for a, b in zip(longest[2:5], same, strict=False)]
+            found[:3] = [
                 a + m * tokens * (sequence - base) for a, m in zip(found, mask, strict=False)
             ]
         return Passes(*found)
@@ -132,9 +133,11 @@ def reference(work: Workload, traced: TracedModel) -> Reference:
     """Return what a plan takes: activations as traced, states as DeepSpeed 0.19.8 was measured.
 
     In bytes a parameter over N ranks: ZeRO 2 keeps 2 + 12/N after its first step, adds 2/N and a
-    bucket in the backward pass, and 8/N in a step, 6/N in the first; ZeRO 3 keeps 16/N and a
-    bucket, gathers up to 1e9 weights at once, and adds 6/N in a step, of one sub-group at most.
-    Offloaded states are not on the device. 4-bit layers unpack one weight at a time.
+    bucket in the backward pass from the first gradient on (`process_gradients` makes the bucket),
+    and 8/N in a step, 6/N in the first; ZeRO 3 keeps 16/N and a bucket, gathers up to 1e9 weights
+    at once, and adds 6/N in a step, of one sub-group at most. Offloaded states are not on the
+    device, but under ZeRO 2 a 16-bit copy of them is on its way to the host. 4-bit layers unpack
+    one weight at a time.
     """
     plan, shape, ranks = work.plan, work.subject.shape, work.plan.world_size
     weights, trained = _sizes(shape, plan, work.lora_rank)
@@ -147,23 +150,29 @@ def reference(work: Workload, traced: TracedModel) -> Reference:
         weights = 0.0 if plan.offload_param else weights / ranks
         still, reduced = weights + master + kept + bucket, 0.0
         first = second = 6 * min(there, SUB_GROUP)
+        made = still
     else:
         window, still, reduced = 0.0, weights + master, kept + bucket
         first, second = 4 * there, 8 * there
+        made = weights + (8 * own if there else 2 * own)
     passes = traced.passes(plan, work.sequence)
-    forward = _offloaded(passes.forward, passes, work)
-    backward = _offloaded(passes.backward, passes, work)
+    forward = _offloaded(passes.forward, passes, work, passes.loss)
+    backward = max(
+        forward,
+        _offloaded(passes.before, passes, work, passes.loss),
+        _offloaded(passes.after, passes, work, 0.0) + reduced,
+    )
     if plan.quantization == "nf4":
         unpacked = 2.0 * max(one.inputs * one.outputs for one in shape.linears)
         forward, backward = forward + unpacked, backward + unpacked
     found = {
         Moment.LOAD: weights,
-        Moment.OPTIMIZER_CREATION: still,
+        Moment.OPTIMIZER_CREATION: made,
         Moment.FORWARD: still + window + forward,
-        Moment.BACKWARD: still + window + max(forward, backward + reduced),
+        Moment.BACKWARD: still + window + backward,
         Moment.STEP: still + moved + first,
         Moment.SECOND_FORWARD: still + moved + window + forward,
-        Moment.SECOND_BACKWARD: still + moved + window + max(forward, backward + reduced),
+        Moment.SECOND_BACKWARD: still + moved + window + backward,
         Moment.SECOND_STEP: still + moved + second,
     }
     grows = dict(plan.allocator).get("expandable_segments") == "True"
@@ -181,7 +190,7 @@ def _sizes(shape: ModelShape, plan: Plan, rank: int) -> tuple[float, float]:
     return 2 * (total + added) - packed, float(added)
 
 
-def _offloaded(size: float, passes: Passes, work: Workload) -> float:
+def _offloaded(size: float, passes: Passes, work: Workload, least: float) -> float:
     """Without what waits on the host: all that is stored but for two layers' and a half."""
     if not work.plan.activation_offload:
         return size
@@ -189,7 +198,7 @@ def _offloaded(size: float, passes: Passes, work: Workload) -> float:
     stored = max(0.0, passes.forward - passes.loss)
     if work.plan.activation_checkpointing:  # the input of each layer, 16 bits
         stored = min(stored, 2.0 * shape.hidden * shape.layers * work.tokens)
-    return max(size - stored * max(0.0, 1 - 2.5 / shape.layers), passes.loss)
+    return max(size - stored * max(0.0, 1 - 2.5 / shape.layers), least)
 
 
 def moments(ref: Reference, off: float) -> dict[Moment, float]:
@@ -230,7 +239,8 @@ class Hardware:
         once *= self.copied if plan.activation_offload else 1
         moved = 2 * trained / self.link if plan.zero_stage >= 2 else 0.0
         if plan.zero_stage == 3:
-            whole = 2 * shape.parameters * (3 if plan.activation_checkpointing else 2)
+            stored, _ = _sizes(shape, plan, work.lora_rank)  # 4-bit weights travel as they lie
+            whole = stored * (3 if plan.activation_checkpointing else 2)
             moved += whole / self.link
         once += moved * self.shown * (ranks > 1)
         if plan.offload_param:

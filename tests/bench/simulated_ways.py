@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from autotune.core.candidates import Candidate
+from autotune.core.climb import EVEN
 from autotune.core.memory.belief import Belief
 from autotune.core.memory.forecast import Forecast
 from autotune.core.memory.learning import Lesson, learn
 from autotune.core.plan import Plan, largest_split
-from autotune.core.planner import IMPOSSIBLE, LIKELY, Pick, Prospect, near_limit, pick, prospects
+from autotune.core.planner import IMPOSSIBLE, Pick, Prospect, near_limit, pick, prospects
 from autotune.core.rung import Scene
 from tests.bench.simulated_cells import AROUND, DIAGNOSIS, RUNGS, Cell, ladder, reach
 
@@ -116,11 +117,13 @@ class Planned:
                 and one.plan.quantization == now.quantization
             ]
             seen = self.expect(quick) if quick else []
-            better = [one for one in seen if one.p_fit >= LIKELY and not one.refused]
+            better = [one for one in seen if one.p_fit >= EVEN and not one.refused]
             if not better:
                 break
-            trial = min(
-                better, key=lambda one: (cell.work.foretold_seconds(one.plan), len(one.rungs))
+            held = cell.work.foretold_seconds(now)
+            trial = max(
+                better,
+                key=lambda one: one.p_fit * (held - cell.work.foretold_seconds(one.plan)),
             ).plan
             self.lessons.append(cell.lesson(trial, self.forecast_of(trial)))
             attempts, lost = attempts + 1, lost + start_seconds(cell)

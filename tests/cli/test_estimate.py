@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from autotune.cli.app import app
 from autotune.core.memory.belief import FLOOR
-from autotune.core.memory.predict import RESERVED
+from autotune.core.memory.predict import LOST_SPREAD, RESERVED
 from autotune.core.memory.student import quantile
 from tests.core.memory.configs import CONFIGS
 
@@ -36,7 +36,8 @@ def test_the_data_name_the_peak_its_interval_and_its_parts(tmp_path: Path) -> No
 def test_the_interval_is_the_one_that_the_planner_goes_by(tmp_path: Path) -> None:
     found = json.loads(run(tmp_path, "--method", "full", "--json")[1])
     tensors = found["peak_bytes"] - found["parts"]["outside"] - found["parts"]["overhead"]
-    spread = RESERVED * (tensors + found["parts"]["outside"]) / tensors
+    spread = math.hypot(RESERVED, LOST_SPREAD * found["parts"]["overhead"] / tensors)
+    spread *= (tensors + found["parts"]["outside"]) / tensors
     above = tensors * (math.exp(math.hypot(spread, FLOOR) * quantile(0.95)) - 1)
     assert found["high_bytes"] == pytest.approx(found["peak_bytes"] + above, rel=1e-6)
 

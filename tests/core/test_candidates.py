@@ -25,7 +25,7 @@ def made(of: Plan, names: tuple[str, ...] = LADDER, **more: Any) -> list[Candida
 
 def test_the_plan_itself_is_first_and_each_other_comes_once() -> None:
     found = made(plan())
-    assert found[0] == Candidate(plan(), (), Result.SAME, ())
+    assert found[0] == Candidate(plan(), (), Result.SAME)
     assert len({one.plan for one in found}) == len(found)
     # Buckets, allocator, micro-batch 8 4 2 1, checkpointing; ZeRO 2 3, offload and, at 3, of both.
     assert len(found) == 2 * 2 * 4 * 2 * (2 + 2 * 2)

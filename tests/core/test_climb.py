@@ -97,6 +97,17 @@ def test_a_run_that_has_no_room_is_left_alone() -> None:
     assert steer(running(), outlook(foretold(40, heavy)), seen(), True) is None
 
 
+def test_what_may_not_fit_is_tried_but_not_against_the_odds() -> None:
+    def wanted(gib: float) -> tuple[str, str] | None:
+        look = outlook(foretold(40, lambda plan: 30.0 if plan == SMALL else gib))
+        return steer(running(), look, seen(), True)
+
+    even = wanted(39.5)
+    assert even is not None
+    assert "fits with 6" in even[1]
+    assert wanted(40.5) is None
+
+
 def test_a_trial_costs_no_more_than_the_share_the_owner_gave() -> None:
     dear = Pace(30, 10.0, 0.01, 0.01, start_seconds=1500.0)
     assert steer(running(), outlook(), seen(pace=dear), True) is None

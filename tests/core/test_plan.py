@@ -55,3 +55,8 @@ def test_no_larger_split_was_missed(per_rank: int, at_most: int) -> None:
     assert split <= at_most
     assert per_rank % split == 0
     assert not [n for n in range(split + 1, min(per_rank, at_most) + 1) if per_rank % n == 0]
+
+
+def test_a_setting_that_a_plan_does_not_have_is_refused() -> None:
+    with pytest.raises(TypeError, match="micro_bach"):
+        builders.plan().but(micro_bach=4)

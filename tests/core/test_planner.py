@@ -125,7 +125,7 @@ def test_a_plan_measured_above_its_forecast_moves_the_choice_to_a_smaller_one() 
 
 def hosted(sizes: Mapping[int, tuple[float, float]], room: int) -> list[Prospect]:
     """Prospects by micro-batch: GiB on the device and on the host."""
-    found = [Candidate(a_plan(micro_batch=one), ("r",), Result.SAME, ()) for one in sizes]
+    found = [Candidate(a_plan(micro_batch=one), ("r",), Result.SAME) for one in sizes]
 
     def forecast_of(plan: Plan) -> Forecast:
         device, host = sizes[plan.micro_batch]

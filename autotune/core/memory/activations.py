@@ -5,7 +5,7 @@ from functools import lru_cache
 from operator import attrgetter
 
 from autotune.core.memory.block import FLOAT, Block, Widths, block_of, norm_backward, widths_of
-from autotune.core.memory.counts import count
+from autotune.core.memory.counts import adapted, count
 from autotune.core.memory.shape import ModelShape
 from autotune.core.memory.workload import Alike, Workload
 
@@ -135,9 +135,10 @@ def _loss(workload: Workload, at: Widths, tokens: int, learns: bool = True) -> _
         slopes = width * (shape.hidden * tokens + (head if at.trained else 0)) if learns else 0
         ready = head if at.trained else 0
         kept = width * shape.hidden * tokens
-        # Of a piece at most two fp32 tensors live at once: the copy of its logits, and of that
-        # the log-softmax.
-        return _Loss(slopes + 2 * FLOAT * piece, kept, kept, ready)
+        # Of a piece its logits and their fp32 copy live at once, then that copy and its slopes in
+        # the logits' dtype; fp32 logits are neither copied nor converted.
+        live = FLOAT + (width if width != FLOAT else 0)
+        return _Loss(slopes + live * piece, kept, kept, ready)
     size = tokens * shape.vocab
     deep = FLOAT if subject.fp32_logits else width
     copy = deep if deep != width else 0
@@ -171,7 +172,8 @@ def _points(
         Point(inside - last + norm, head),
     ]
     of_blocks = shape.block_parameters if at.trained else total // shape.layers
-    feed = _feed_parameters(shape) if at.trained else (0, 0)
+    rank = 0 if at.trained else workload.lora_rank
+    feed = _feed_parameters(shape, rank, workload.subject.lora_targets)
     for kind, _ in kinds:
         stored = round(kind.stored * tokens)
         above = stack + base + unpacked + (stored if kept_not else 0)
@@ -189,12 +191,19 @@ def _points(
 
 
 @lru_cache(maxsize=64)
-def _feed_parameters(shape: ModelShape) -> tuple[int, int]:
-    """Parameters of the feed-forward's second projection, and of all of it."""
+def _feed_parameters(shape: ModelShape, rank: int, targets: tuple[str, ...]) -> tuple[int, int]:
+    """What learns of the feed-forward's second projection, and of all of it, in parameters.
+
+    With a `rank` it is the adapters of `targets`.
+    """
     widths = (shape.inner, shape.expert_inner, shape.shared_inner)
-    second = sum(one.parameters for one in shape.linears if one.inputs in widths)
     wide = (*widths, *(2 * width for width in widths))
-    return second, second + sum(one.parameters for one in shape.linears if one.outputs in wide)
+    second = first = 0
+    for one in adapted(shape, targets) if rank else shape.linears:
+        size = rank * (one.inputs + one.outputs) * one.per_layer if rank else one.parameters
+        second += size if one.inputs in widths else 0
+        first += size if one.outputs in wide else 0
+    return second, second + first
 
 
 def _block_points(

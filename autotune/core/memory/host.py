@@ -4,7 +4,7 @@ from autotune.core.memory.activations import Activations
 from autotune.core.memory.counts import Counts
 from autotune.core.memory.loading import load_on_host
 from autotune.core.memory.outside import BARE_RANK, in_training
-from autotune.core.memory.shares import MASTER, MOMENTS, shares
+from autotune.core.memory.shares import MASTER, MOMENTS, Shares, shares
 from autotune.core.memory.workload import Workload
 
 
@@ -18,16 +18,16 @@ def host(workload: Workload, counts: Counts, activations: Activations) -> tuple[
     plan, at = workload.plan, shares(workload, counts)
     if at.on_cpu:
         return 0, 0
-    stays = offloaded(workload, counts)
+    stays = _offloaded(workload, counts, at)
     # What is being read is gone when the optimizer's part is made.
     base = in_training(workload.subject.base_bytes or BARE_RANK)
-    high = max(load_on_host(workload, counts), stays + activations.host + paged(workload, counts))
+    high = max(load_on_host(workload, counts), stays + activations.host + _paged(workload, at))
     if plan.zero_stage == 3 and plan.gather_on_save:
         high = max(high, stays + counts.weight_bytes)
     return base + high, stays if plan.pinned_memory else 0
 
 
-def offloaded(workload: Workload, counts: Counts) -> int:
+def _offloaded(workload: Workload, counts: Counts, at: Shares) -> int:
     """Return the host bytes of the offloaded optimizer and parameters.
 
     Of the optimizer: fp32 weights, their gradients and both states, 16 bytes a parameter of this
@@ -35,7 +35,7 @@ def offloaded(workload: Workload, counts: Counts) -> int:
     (`param_buffer_of_bit16_for_cpu_offload_groups`, `temp_grad_buffer_for_cpu_offload`), stage 3
     its 16-bit gradients (`grad_partitions_flat_buffer`).
     """
-    plan, at, total = workload.plan, shares(workload, counts), 0
+    plan, total = workload.plan, 0
     if plan.offload_optimizer:
         total += (MASTER + MASTER + MOMENTS + at.width) * at.own
         if plan.zero_stage < 3:
@@ -46,9 +46,8 @@ def offloaded(workload: Workload, counts: Counts) -> int:
     return total
 
 
-def paged(workload: Workload, counts: Counts) -> int:
+def _paged(workload: Workload, at: Shares) -> int:
     """Return the bytes of paged optimizer states, all of which may come to lie on the host."""
     if not workload.plan.optimizer.startswith("paged"):
         return 0
-    own = shares(workload, counts).own
-    return (2 if "8bit" in workload.plan.optimizer else MOMENTS) * own
+    return (2 if "8bit" in workload.plan.optimizer else MOMENTS) * at.own

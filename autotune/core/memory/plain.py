@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from autotune.core.memory.activations import Activations
 from autotune.core.memory.counts import Counts
-from autotune.core.memory.forecast import Moment
+from autotune.core.memory.forecast import Bytes, Moment
 from autotune.core.memory.workload import Workload
 
 EIGHT_BIT_BLOCK = 256  # elements that share one fp32 scale, in bitsandbytes' optimizers
@@ -20,11 +20,10 @@ OPTIMIZERS = (
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Bytes by name at the highest point of one moment, and what is left after it."""
+class Stage(Bytes):
+    """The bytes of one moment, at its highest by name."""
 
-    parts: Mapping[str, int]
-    held: int
+    parts: Mapping[str, int]  # they add up to `peak`
 
 
 def state_bytes(optimizer: str, counts: Counts) -> tuple[int, int]:
@@ -59,8 +58,7 @@ def moments(
     kept = grads if workload.plan.accumulation > 1 else 0
 
     def stage(held: int, **parts: int) -> Stage:
-        named = {"weights": weights, **{k: v for k, v in parts.items() if v}}
-        return Stage(named, held)
+        return Stage(weights + sum(parts.values()), held, {"weights": weights, **parts})
 
     def passes(states: int) -> tuple[Stage, Stage, Stage]:
         high = max(

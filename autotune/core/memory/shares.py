@@ -62,10 +62,6 @@ def state_bytes(optimizer: str, own: int) -> int:
 
 
 def stage_of(held: int, weights: int, parts: Mapping[str, int]) -> Stage:
-    """Return a moment whose parts that take nothing are left out; held never exceeds its peak."""
-    named, peak = {"weights": weights}, weights
-    for name, size in parts.items():
-        if size > 0:
-            named[name] = size
-            peak += size
-    return Stage(named, min(held, peak))
+    """Return a moment, whose held bytes never exceed its peak."""
+    peak = weights + sum(parts.values())
+    return Stage(peak, min(held, peak), {"weights": weights, **parts})

@@ -10,6 +10,7 @@ from functools import lru_cache
 from math import exp, log, log2
 from operator import attrgetter
 
+from autotune.core.memory.activations import LOSS_TOKENS
 from autotune.core.memory.counts import DTYPE_BYTES, count
 from autotune.core.memory.shape import Linear, ModelShape
 from autotune.core.memory.workload import Workload
@@ -36,19 +37,25 @@ class Speed:
     operations: float
     memory: float  # bytes
     block: float  # seconds to start one block's work, forward and backward
+    idle: float  # tokens whose time every pass loses: small products leave a part of it unused
 
 
 # 45 % of an A100's 312e12; 80 % of its 2e12 bytes; some 60 kernels a block at 8 microseconds.
-GPU = Speed(140e12, 1.6e12, 0.5e-3)
+# With rows of 2048 tokens up to 1.3 times the throughput by larger micro-batches (Narayanan et al.,
+# "Efficient Large-Scale Language Model Training on GPU Clusters", 2021, section 3): that would be
+# 600 tokens beside the reading of the weights. Half of it is assumed.
+GPU = Speed(140e12, 1.6e12, 0.5e-3, 300)
 # 2.2 samples of 512 tokens of 30M parameters a second over two ranks; a start costs nothing there.
-CPU = Speed(1e11, 1e10, 0.0)
+CPU = Speed(1e11, 1e10, 0.0, 0)
 
 
 def step_seconds(workload: Workload) -> float:
     """Return nominal seconds per optimizer step; the global batch is the plan's."""
     plan = workload.plan
     speed = CPU if workload.subject.device == "cpu" else GPU
-    return plan.accumulation * _micro_step(workload, speed) + _update(workload, speed)
+    trained = float(count(workload).trainable)
+    passes = plan.accumulation * _micro_step(workload, speed, trained)
+    return passes + _update(workload, speed, trained, passes)
 
 
 def relative_step_time(workload: Workload, reference: Workload) -> float:
@@ -91,19 +98,24 @@ def _distance(one: Plan, other: Plan) -> float:
     return float(unlike + abs(log2(one.micro_batch / other.micro_batch)))
 
 
-def _micro_step(workload: Workload, speed: Speed) -> float:
+def _micro_step(workload: Workload, speed: Speed, trained: float) -> float:
     """One forward and backward pass over a micro-batch, with what it moves."""
     plan, shape = workload.plan, workload.subject.shape
-    work = _operations(workload) / (speed.operations * (0.5 if plan.dtype == "fp32" else 1.0))
+    operations = speed.operations * (0.5 if plan.dtype == "fp32" else 1.0)
+    work = _operations(workload, trained) / operations
     passes = _passes(workload)
     weights = shape.parameters * DTYPE_BYTES[plan.dtype] * passes / speed.memory
     if plan.quantization == "nf4":
         weights += shape.linear_parameters * NF4_TRAFFIC * passes / speed.memory
+    if plan.loss == "chunked":  # each piece reads the head anew, and adds to its gradient
+        again = max(0, workload.tokens // LOSS_TOKENS - 1) * (4 if plan.method == "full" else 2)
+        weights += again * shape.vocab * shape.hidden * DTYPE_BYTES[plan.dtype] / speed.memory
     if plan.attention == "eager":
         scores = workload.tokens * workload.sequence * shape.heads * shape.layers
         work += scores * EAGER_TRAFFIC * passes / speed.memory
+    work *= 1 + speed.idle / workload.tokens
     start = shape.layers * speed.block * (1.5 if plan.activation_checkpointing else 1.0)
-    return max(work, start) + weights + _moved(workload)
+    return max(work, start) + weights + _moved(workload, trained)
 
 
 def _passes(workload: Workload) -> int:
@@ -111,27 +123,27 @@ def _passes(workload: Workload) -> int:
     return 3 if workload.plan.activation_checkpointing else 2
 
 
-def _operations(workload: Workload) -> float:
+def _operations(workload: Workload, trained: float) -> float:
     """Multiply and add counted as two; 2 a weight forward, 2 for inputs, 2 for weights' gradients.
 
     Attention, half of its square under a causal mask, takes twice its forward pass backward.
     """
     plan, shape = workload.plan, workload.subject.shape
     full = plan.method == "full"
-    adapters = 0.0 if full else _trained(workload)
+    adapters = 0.0 if full else trained
     active = _active(shape)
     head = shape.vocab * shape.hidden
     scores = 2 * workload.sequence * shape.heads * shape.head_dim * shape.layers
     forward = 2 * (active + adapters) + scores
     backward = 2 * forward if full else 2 * active + 4 * adapters + 2 * scores
-    head_work = (6 if full else 4) * head + (2 * head if plan.loss == "chunked" else 0)
+    head_work = (6 if full else 4) * head
     again = 0.0
     if plan.activation_checkpointing:
         again = forward * (CPU_RECOMPUTES if workload.subject.device == "cpu" else 1.0)
     return workload.tokens * (forward + backward + again + head_work)
 
 
-def _moved(workload: Workload) -> float:
+def _moved(workload: Workload, parameters: float) -> float:
     """Seconds of one pass for what goes between ranks and to the host; half of it is hidden.
 
     ZeRO 2 reduces gradients in every pass, ZeRO 3 gathers the weights for each pass over them too.
@@ -141,7 +153,7 @@ def _moved(workload: Workload) -> float:
         return 0.0
     shape, ranks = subject.shape, plan.world_size
     others = (ranks - 1) / ranks
-    trained = _trained(workload) * 2
+    trained = parameters * 2
     between = trained * others if plan.zero_stage >= 2 else 0.0
     copied = 0.0
     if plan.zero_stage == 3:
@@ -155,11 +167,10 @@ def _moved(workload: Workload) -> float:
     return 0.5 * (between / LINK + copied / PCIE * (1.0 if plan.pinned_memory else UNPINNED))
 
 
-def _update(workload: Workload, speed: Speed) -> float:
+def _update(workload: Workload, speed: Speed, trained: float, passes: float) -> float:
     """The optimizer's step: 28 bytes a parameter pass through memory (bf16 with float32 Adam)."""
     plan = workload.plan
     share = plan.world_size if plan.zero_stage else 1
-    trained = _trained(workload)
     mine = trained / share
     seconds = mine * 28 / speed.memory
     if workload.subject.device == "cpu":
@@ -167,8 +178,7 @@ def _update(workload: Workload, speed: Speed) -> float:
     if plan.offload_optimizer:
         seconds = mine / HOST_ADAM + mine * 2 / PCIE
     elif "8bit" in plan.optimizer:
-        whole = plan.accumulation * _micro_step(workload, speed)
-        seconds += (EIGHT_BIT - 1) * whole * min(1.0, trained / workload.subject.shape.parameters)
+        seconds += (EIGHT_BIT - 1) * passes * min(1.0, trained / workload.subject.shape.parameters)
     if plan.zero_stage < 2:  # once a step; ZeRO 2 and 3 have done it in every pass
         seconds += 0.5 * trained * 2 * (1 - 1 / plan.world_size) / LINK
     if plan.zero_stage in (1, 2):
@@ -187,10 +197,6 @@ def _kept_per_token(workload: Workload) -> float:
     inner = shape.inner or shape.expert_inner * max(1, shape.experts_per_token)
     heads = (6 * shape.heads + 4 * shape.kv_heads) * shape.head_dim
     return 16.0 * shape.hidden + heads + 8.0 * inner
-
-
-def _trained(workload: Workload) -> float:
-    return float(count(workload).trainable)
 
 
 @lru_cache(maxsize=64)

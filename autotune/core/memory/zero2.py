@@ -1,6 +1,7 @@
 """What a rank allocates under ZeRO 1 and 2, moment by moment, as DeepSpeed 0.19 does it."""
 
 import itertools
+from functools import cached_property
 
 from autotune.core.memory.activations import Activations, Point
 from autotune.core.memory.counts import Counts
@@ -89,7 +90,15 @@ class _Partitioned:
         return self._stage(held, state, activations=self.activations.forward)
 
     def _backward(self, state: int) -> Stage:
-        """The highest of the backward pass; where micro-batches accumulate, of the last one's.
+        at, high = self.at, self._highest
+        own = 0 if at.offloads and not at.on_cpu else at.own * at.width
+        held = self.weights + self.static + self.extra + state + own
+        return self._stage(held, state, activations=high[0], gradients=high[1], buckets=high[2])
+
+    @cached_property
+    def _highest(self) -> tuple[int, int, int]:
+        """The highest of the backward pass: its activations, the gradients that live then and the
+        bucket; where micro-batches accumulate, of the last one's.
 
         Stage 2 stages gradients in the bucket and keeps this rank's own in one buffer, made when
         the first bucket is full (`copy_grads_in_partition`); stage 1 keeps all of them until they
@@ -117,9 +126,7 @@ class _Partitioned:
             again = self.plan.accumulation > 1 or (at.on_cpu and self.plan.world_size > 1)
             moved = 0 if again or not at.bucket else min(self.plan.reduce_bucket, at.trainable)
             candidates.append((0, (at.trainable - moved) * at.width + own, at.bucket))
-        high = max(candidates, key=sum)
-        held = self.weights + self.static + self.extra + state + own
-        return self._stage(held, state, activations=high[0], gradients=high[1], buckets=high[2])
+        return max(candidates, key=sum)
 
     def _saved(self) -> int:
         """Weights are views of one buffer, and are copied to be written; tied ones twice."""

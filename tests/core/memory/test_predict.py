@@ -144,6 +144,17 @@ def test_a_loss_in_pieces_does_not_grow_with_the_vocabulary_times_the_tokens() -
     assert pieces.loss < whole.loss / 10
 
 
+@pytest.mark.parametrize(("dtype", "each"), [("bf16", 6), ("fp32", 4)])
+def test_of_a_piece_of_the_loss_the_logits_and_one_float32_copy_live(dtype: str, each: int) -> None:
+    small, large = (
+        activations_of(
+            workload(config={"vocab_size": size}, method="lora", loss="chunked", dtype=dtype)
+        ).loss
+        for size in (500_000, 500_001)
+    )
+    assert large - small == each * 512
+
+
 def test_double_quantization_takes_half_a_byte_and_an_eighth_of_a_bit_more() -> None:
     plain, double = nf4_bytes(1 << 30, 1, False), nf4_bytes(1 << 30, 1, True)
     assert plain == pytest.approx((1 << 30) * (0.5 + 4 / 64), rel=1e-5)
@@ -182,7 +193,25 @@ def test_a_loss_in_pieces_leaves_the_allocator_pieces_to_lose() -> None:
     )
     assert few.overhead == many.overhead
     whole = forecast(workload(device="cuda", micro_batch=1, sequence=8192))
-    assert whole.overhead == 8 * few.overhead > 0
+    assert whole.overhead > 2 * few.overhead > 0
+
+
+def test_segments_that_grow_leave_the_allocator_less_to_lose() -> None:
+    grown = (("expandable_segments", "True"),)
+    for loss in ("whole", "chunked"):
+        plain, growing = (
+            forecast(workload(device="cuda", loss=loss, allocator=allocator)).overhead
+            for allocator in ((), grown)
+        )
+        assert plain > growing > 0
+
+
+def test_the_more_the_allocator_may_lose_the_wider_the_interval() -> None:
+    short, long = (
+        forecast(workload(device="cuda", method="lora", sequence=n)) for n in (128, 8192)
+    )
+    assert long.overhead / long.tensors > short.overhead / short.tensors
+    assert long.spread > short.spread
 
 
 def test_a_doubted_shape_gets_a_wider_interval() -> None:

@@ -55,6 +55,10 @@ def test_a_smaller_micro_batch_costs_little_while_it_is_large_and_more_when_it_i
     assert ratio(LORA, micro_batch=2, accumulation=16) < last < 1.3
 
 
+def test_short_passes_leave_a_gpu_idle() -> None:
+    assert ratio(FULL, micro_batch=1, accumulation=32) > 1.08
+
+
 def test_on_the_cpu_the_micro_batch_hardly_matters_and_checkpointing_costs_more() -> None:
     start = plan(micro_batch=8, accumulation=1)
     of = work(start, TINY, "cpu")

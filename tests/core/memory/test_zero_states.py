@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.core.memory import zero
-from autotune.core.memory.activations import Activations, Point
+from autotune.core.memory.activations import Activations, Point, activations_of
 from autotune.core.memory.counts import Counts, count
 from autotune.core.memory.forecast import Moment
 from autotune.core.memory.host import host
@@ -115,6 +115,12 @@ def test_the_second_step_is_higher_than_the_first() -> None:
         assert peak(of, Moment.SECOND_STEP) > peak(of, Moment.STEP)
 
 
+def test_the_bucket_is_there_when_the_first_adapter_of_the_last_block_has_its_gradient() -> None:
+    of = workload(method="lora", activation_checkpointing=True, loss="chunked", micro_batch=64)
+    found = zero.moments(of, count(of), activations_of(of))[Moment.SECOND_BACKWARD]
+    assert found.parts["buckets"] == 2 * PLAN.reduce_bucket
+
+
 def test_overlapped_reduction_takes_two_buckets() -> None:
     plain = workload()
     overlapped = Workload(Subject(plain.subject.shape, "cuda", 128, overlap_comm=True), plain.plan)
@@ -144,7 +150,8 @@ def test_on_the_cpu_weights_are_copied_to_be_saved() -> None:
 
 
 def test_one_rank_gathers_nothing_and_two_gather_the_model_once_its_order_is_known() -> None:
-    assert "gathered" not in stages(workload(zero_stage=3, world_size=1))[Moment.FORWARD].parts
+    one = stages(workload(zero_stage=3, world_size=1))
+    assert one[Moment.FORWARD].parts["gathered"] == 0
     two = stages(workload(zero_stage=3))
     assert two[Moment.FORWARD].parts["gathered"] == 2 * 8192 * 512
     assert two[Moment.SECOND_FORWARD].parts["gathered"] == 2 * parameters(workload())
