@@ -116,6 +116,7 @@ REAL: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.train  # real passes: for the main test command, and not for every check
 @pytest.mark.parametrize(("family", "changes"), REAL)
 def test_the_trace_agrees_with_a_real_pass(family: str, changes: dict[str, Any]) -> None:
     request = asked(family, num_hidden_layers=2)
