@@ -65,3 +65,15 @@ def stage_of(held: int, weights: int, parts: Mapping[str, int]) -> Stage:
     """Return a moment, whose held bytes never exceed its peak."""
     peak = weights + sum(parts.values())
     return Stage(peak, min(held, peak), {"weights": weights, **parts})
+
+
+def drawn(workload: Workload, counts: Counts) -> int:
+    """Return the bytes of a fresh model in full precision that lies beside its 4-bit weights.
+
+    Such weights exist only by loading, so a model that is drawn is whole until it is loaded; on a
+    GPU machine it is drawn on the host.
+    """
+    plan, subject = workload.plan, workload.subject
+    if subject.device != "cpu" or not subject.fresh or plan.quantization == "none":
+        return 0
+    return counts.parameters * DTYPE_BYTES[plan.dtype]

@@ -7,7 +7,7 @@ from autotune.core.memory.activations import Activations, Point
 from autotune.core.memory.counts import Counts
 from autotune.core.memory.forecast import Moment
 from autotune.core.memory.plain import Stage
-from autotune.core.memory.shares import MASTER, shares, stage_of
+from autotune.core.memory.shares import MASTER, drawn, shares, stage_of
 from autotune.core.memory.workload import Workload
 
 
@@ -24,6 +24,7 @@ class _Partitioned:
         self.activations = activations
         self.at = shares(workload, counts)
         self.weights = counts.weight_bytes
+        self.drawn = drawn(workload, counts)
         at = self.at
         # On a GPU what is offloaded is no device memory; on the CPU it is the same process's.
         self.there = not at.offloads or at.on_cpu
@@ -42,7 +43,7 @@ class _Partitioned:
         held = self.weights + self.static + self.extra
         full = held + self.state
         found = {
-            Moment.LOAD: stage_of(self.weights, self.weights, {}),
+            Moment.LOAD: stage_of(self.weights, self.weights, {"loading": self.drawn}),
             Moment.OPTIMIZER_CREATION: self._creation(held),
             Moment.FORWARD: self._forward(0),
             Moment.BACKWARD: self._backward(0),
@@ -91,21 +92,22 @@ class _Partitioned:
 
     def _backward(self, state: int) -> Stage:
         at, high = self.at, self._highest
-        own = 0 if at.offloads and not at.on_cpu else at.own * at.width
+        own = 0 if at.offloads else at.own * at.width
         held = self.weights + self.static + self.extra + state + own
         return self._stage(held, state, activations=high[0], gradients=high[1], buckets=high[2])
 
     @cached_property
     def _highest(self) -> tuple[int, int, int]:
         """The highest of the backward pass: its activations, the gradients that live then and the
-        bucket; where micro-batches accumulate, of the last one's.
+        bucket; where micro-batches accumulate, of the last one's. Gradients of an offloaded
+        optimizer go into its fp32 ones as they are reduced.
 
         Stage 2 stages gradients in the bucket and keeps this rank's own in one buffer, made when
         the first bucket is full (`copy_grads_in_partition`); stage 1 keeps all of them until they
         are reduced afterwards.
         """
         at, kept = self.at, self._kept()
-        own = 0 if at.offloads and not at.on_cpu else at.own * at.width
+        own = 0 if at.offloads else at.own * at.width
         # The largest is the head, made first, or where that is tied the embedding, made last.
         first = at.trainable if self.subject.shape.tied else 1
         candidates: list[tuple[int, int, int]] = [(self.activations.forward, kept, 0)]

@@ -4,7 +4,7 @@ from autotune.core.memory.activations import Activations
 from autotune.core.memory.counts import DTYPE_BYTES, Counts
 from autotune.core.memory.forecast import Moment
 from autotune.core.memory.plain import Stage
-from autotune.core.memory.shares import MASTER, shares, stage_of
+from autotune.core.memory.shares import MASTER, drawn, shares, stage_of
 from autotune.core.memory.workload import Workload
 
 # DeepSpeed's defaults (runtime/zero/config.py), which the configuration written here keeps:
@@ -103,7 +103,7 @@ class _Sharded:
         whole = self.counts.weight_bytes
         tensor = self.counts.largest_tensor * DTYPE_BYTES[self.plan.dtype]
         if self.subject.fresh and self.at.on_cpu:
-            return stage_of(whole, whole, {})
+            return stage_of(whole, whole, {"loading": drawn(self.workload, self.counts)})
         return stage_of(self.weights, self.weights, {"loading": tensor})
 
     def _creation(self) -> Stage:
