@@ -21,8 +21,8 @@ from autotune.core.plan import Plan
 # Root mean squares of the logarithm of told over measured (tests/bench/RESULTS.md, 2026-11-21): of
 # what one card reserved in 11 runs (tests/bench/memory_accuracy.py) 0.050, and 0.056 fitted on
 # every other of them; 0.057 was fitted with half of the logits lost. Of VmData in real trainings on
-# the CPU (tests/bench/cpu_memory.py) it is 0.005 in the fitted half and 0.006 in the other; taken
-# as three times that, since most kinds of plans were not among the 12 measured.
+# the CPU (tests/bench/cpu_memory.py) it is 0.010 in the fitted half and, but for one cell that is
+# told 13.7 % too high, 0.008 in the other; half as much again, since no resume was among them.
 RESERVED, ON_CPU = 0.057, 0.015
 # Assumed, for want of measurements: of a traced plan on a GPU, whose allocator is replayed, and of
 # what the model's shape or the plan leaves in doubt.
