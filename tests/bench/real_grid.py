@@ -1,10 +1,10 @@
 """Runs real small trainings under memory limits: predicted, blind, exhaustive, and HF's own way.
 
-`python -m tests.bench.real_grid FOLDER [--cells NAME …] [--ways WAY …] [--lock FILE] [--table]`
-needs the training stack and two free cores. For each cell its plans are measured without a limit,
-which gives the limit, the plans that fit it and the fastest of them; then the job runs under that
-limit with `start: predicted`, with `start: as_given`, and with HF's `auto_find_batch_size`. Results
-are lines of FOLDER/results.jsonl; what stands there is not run again.
+`python -m tests.bench.real_grid FOLDER [--cells NAME …] [--ways WAY …] [--few] [--lock FILE]
+[--table]` needs the training stack and two free cores. For each cell its plans are measured without
+a limit, which gives the limit, the plans that fit it and the fastest of them; then the job runs
+under it with `start: predicted`, with `start: as_given`, and with HF's `auto_find_batch_size`.
+Results are lines of FOLDER/results.jsonl; what stands there is not run again.
 """
 
 import argparse
@@ -50,6 +50,9 @@ def main() -> int:
     parser.add_argument("--cells", nargs="*", default=[cell.name for cell in CELLS])
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS)
     parser.add_argument("--lock", type=Path, help="a file to hold an flock of in each training")
+    parser.add_argument(
+        "--few", action="store_true", help="of the plans measure only those that give the limit"
+    )
     parser.add_argument("--table", action="store_true", help="only print what is known")
     asked = parser.parse_args()
     folder = asked.folder.absolute()
@@ -59,7 +62,9 @@ def main() -> int:
     if not asked.table:
         make_tokenizer(folder / "tokenizer")
         for cell in chosen:
-            run_cell(cell, folder, results, asked.ways, asked.lock)
+            plans = tuple(one for one in cell.limit if isinstance(one, str))
+            ways = asked.ways
+            run_cell(cell, folder, results, ways, plans if asked.few else cell.plans, asked.lock)
     print("\n".join(table(chosen, results)))
     return 0
 
@@ -74,12 +79,17 @@ def alone(lock: Path | None) -> Iterator[None]:
 
 
 def run_cell(
-    cell: Cell, folder: Path, results: Results, ways: list[str], lock: Path | None
+    cell: Cell,
+    folder: Path,
+    results: Results,
+    ways: list[str],
+    plans: tuple[str, ...],
+    lock: Path | None,
 ) -> None:
     """Measure the plans of a cell, then run it in each way under the limit they give."""
     (folder / cell.name).mkdir(exist_ok=True)
     rows = make_rows(cell, folder / cell.name)
-    for text in cell.plans if "plans" in ways else ():
+    for text in plans if "plans" in ways else ():
         if results.of(cell.name, "plan", text) is None:
             job = job_of(cell, Word.of(text), folder, None, "as_given")
             with alone(lock):
