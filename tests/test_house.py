@@ -29,9 +29,9 @@ THE_PACKAGE_ITSELF = {"world/policy_folder.py"}
 
 # The standard library without clocks, files, processes and chance, and what checks plain values.
 PURE = {
-    "__future__", "collections", "copy", "dataclasses", "difflib", "enum", "functools", "hashlib",
-    "itertools", "json", "math", "operator", "pathlib", "pydantic", "re", "shlex", "sre_constants",
-    "sre_parse", "statistics", "string", "textwrap", "types", "typing",
+    "__future__", "bisect", "collections", "copy", "dataclasses", "difflib", "enum", "functools",
+    "hashlib", "itertools", "json", "math", "operator", "pathlib", "pydantic", "re", "shlex",
+    "sre_constants", "sre_parse", "statistics", "string", "textwrap", "types", "typing",
 }  # fmt: skip
 # Computes and touches nothing: from bytes to numbers, in Rust.
 PURE |= {"ahocorasick_rs"}

@@ -78,6 +78,8 @@ def _supervise(ground: Ground, signals: SignalWatch, as_json: bool) -> int:
     write_text(folder.job, ground.document.path.read_text(encoding="utf-8"))
     folder.clear_stop()
     tell.note(f"run folder: {folder.path}")
+    for note in ground.looked.notes:
+        tell.note(f"{note.what} ({note.where})")
     asked = Asked(signals, folder)
     foreseer = Foreseer(ground, folder.path / "survey", tell, lambda: bool(asked.read().stop_by))
     stage = RunStage(ground, clock, asked, tell, foreseer)

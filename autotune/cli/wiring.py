@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune import rungs as rung_folder
+from autotune.cli.deepspeed_file import find_deepspeed
 from autotune.cli.devices import Chosen, choose_devices
 from autotune.core.allocator import NEW_NAME, OLD_NAME
 from autotune.core.carry import CHANGE_DTYPE, RESET_OPTIMIZER
@@ -105,7 +106,7 @@ def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
     device, gpu_indices, ranks = chosen.device, chosen.indices, chosen.ranks
     gpus.indices = gpu_indices or None
     framework, where = Finetune(), document.where("settings")
-    looked = Looked() if settings is None else _look(settings, document)
+    looked = Looked() if settings is None else _look(settings, document, ranks, installed)
     survey.faults += looked.faults
     survey.faults += framework.faults(job, looked, ranks, where) if settings else []
     folder = run_folder_of(job, document.path, run_dir)
@@ -193,7 +194,9 @@ def _name_faults(job: Job, document: Document, rungs: dict[str, Rung]) -> list[F
     return faults
 
 
-def _look(settings: FinetuneSettings, document: Document) -> Looked:
+def _look(
+    settings: FinetuneSettings, document: Document, ranks: int, installed: dict[str, str]
+) -> Looked:
     folder = document.path.parent
     faults: list[Fault] = []
     if isinstance(settings.model, dict):
@@ -216,28 +219,17 @@ def _look(settings: FinetuneSettings, document: Document) -> Looked:
     if settings.data.eval is not None:
         inputs["data.eval"], found = check_dataset(folder / settings.data.eval)
         faults += found
-    deepspeed, found = _deepspeed(settings, folder)
-    faults += found
+    found_deepspeed = find_deepspeed(settings, document, ranks, installed.get("deepspeed"))
+    faults += found_deepspeed.faults
+    deepspeed = found_deepspeed.config
     inputs["deepspeed"] = digest_of(deepspeed)
     inputs["model"] = digest_of(config)
     shape = read_shape(config or {}) if settings.method == "full" else ""
     size = None if isinstance(shape, str) else shape.parameters * CHECKPOINT_BYTES_PER_PARAMETER
     allocator = os.environ.get(NEW_NAME, os.environ.get(OLD_NAME, ""))
     held = 0 if isinstance(settings.model, dict) else weight_bytes(folder / settings.model)
-    return Looked(config, tuple(faults), inputs, size, deepspeed, allocator, held)
-
-
-def _deepspeed(settings: FinetuneSettings, folder: Path) -> tuple[dict[str, Any], list[Fault]]:
-    if settings.deepspeed is None or isinstance(settings.deepspeed, dict):
-        return settings.deepspeed or {}, []
-    try:
-        value = read_document(folder / settings.deepspeed).value
-    except InputError as error:
-        return {}, list(error.faults)
-    if not isinstance(value, dict):
-        text = "a DeepSpeed configuration is a mapping"
-        return {}, [Fault(text, str(folder / settings.deepspeed))]
-    return value, []
+    notes = found_deepspeed.notes
+    return Looked(config, tuple(faults), inputs, size, deepspeed, allocator, held, notes)
 
 
 def _disk_faults(looked: Looked, job: Job, folder: RunFolder) -> list[Fault]:

@@ -6,10 +6,10 @@ from typing import Any
 
 from autotune.core.fault import Fault
 from autotune.core.plan import Plan
+from autotune.frameworks.ds_remark import AUTO, FILLED_BY_HF, Use
 
 Config = dict[str, Any]
 
-AUTO = "auto"
 BATCH_KEYS = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
@@ -18,6 +18,31 @@ BATCH_KEYS = (
 # DeepSpeed's own default (runtime/zero/config.py): one bucket is then 1 GB in bf16.
 DEFAULT_BUCKET = 500_000_000
 OFFLOADS = ("offload_optimizer", "offload_param")
+_READ_HERE = (
+    "reduce_bucket_size", "allgather_bucket_size", "sub_group_size", "round_robin_gradients",
+    "stage3_gather_16bit_weights_on_model_save", "offload_optimizer.pin_memory",
+    "offload_param.pin_memory",
+)  # fmt: skip
+# Other names of keys that `with_plan` writes: DeepSpeed refuses two names at once.
+_OTHER_NAMES = (
+    "prefetch_bucket_size", "gather_16bit_weights_on_model_save", "cpu_offload",
+    "cpu_offload_param", "stage3_gather_fp16_weights_on_model_save",
+)  # fmt: skip
+# What becomes of a configuration under the built-in trainer: `with_plan`, then HF Trainer.
+BUILT_IN = Use(
+    who="the built-in trainer",
+    fills=FILLED_BY_HF | {f"zero_optimization.{key}" for key in _READ_HERE},
+    literal=frozenset(
+        {"zero_optimization", "gradient_clipping"}
+        | {f"zero_optimization.{key}" for key in (*_READ_HERE, *_OTHER_NAMES)}
+    ),
+    elsewhere=frozenset(
+        {*BATCH_KEYS, "bf16.enabled", "fp16.enabled", "zero_optimization.stage", "optimizer"}
+        | {"scheduler", "autotuning", "elasticity"}
+    ),
+    offload_elsewhere=True,
+    hf=True,
+)
 LARGEST_NUMBER = 1e15  # beyond it lies infinity, which YAML can write
 
 
@@ -142,11 +167,9 @@ def clipping(config: Config) -> float | None:
 
 
 def shape_faults(config: Config, where: str) -> list[Fault]:
-    """Return what DeepSpeed or the built-in trainer would refuse at start."""
+    """Return what the built-in trainer would refuse at start."""
     faults = []
-    zero = config.get("zero_optimization", {})
-    if not isinstance(zero, dict):
-        return [Fault("`zero_optimization` must be a mapping", where, "see DeepSpeed's reference")]
+    zero = _table(config, "zero_optimization")
     if zero.get("stage", AUTO) != AUTO and stage(config) not in (1, 2, 3):
         text = f"`stage` is {zero['stage']!r}, and the built-in trainer runs at ZeRO stage 1, 2 "
         text += "or 3"

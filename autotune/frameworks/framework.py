@@ -20,6 +20,7 @@ class Looked:
     deepspeed: Mapping[str, Any] = field(default_factory=dict)  # the user's own configuration
     allocator: str = ""  # allocator settings of the environment the training inherits
     weight_bytes: int = 0  # of the model's weight files; 0: it is drawn, or unknown
+    notes: tuple[Fault, ...] = ()  # what may surprise, and stops nothing
 
 
 @dataclass(frozen=True)

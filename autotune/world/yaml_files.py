@@ -35,17 +35,27 @@ class Document:
         return f"{self.path}:{line}" if line is not None else str(self.path)
 
 
-def read_document(path: Path) -> Document:
-    """Return the document at `path`; raises InputError when it cannot be read as YAML or JSON."""
+def read_text(path: Path, at_most: int = LARGEST_BYTES) -> str:
+    """Return what a settings file holds; raises InputError when it is no text, or far too long."""
     try:
-        if path.stat().st_size > LARGEST_BYTES:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            # A pipe would be waited for, a device may never end.
+            raise InputError(Fault("this is no ordinary file", str(path), "name a file"))
+        with path.open("rb") as file:
+            held = file.read(at_most + 1)
+        if len(held) > at_most:
             raise InputError(Fault("the file is far too large for settings", str(path)))
-        text = path.read_text(encoding="utf-8")
+        return held.decode("utf-8")
     except OSError as error:
         text = f"the file cannot be read ({error.strerror})"
         raise InputError(Fault(text, str(path), "check the path and its permissions")) from error
     except UnicodeDecodeError as error:
         raise InputError(Fault("the file is not UTF-8 text", str(path))) from error
+
+
+def read_document(path: Path) -> Document:
+    """Return the document at `path`; raises InputError when it cannot be read as YAML or JSON."""
+    text = read_text(path)
     yaml = YAML(typ="rt", pure=True)
     yaml.version = (1, 2)
     try:

@@ -197,3 +197,72 @@ def test_an_unknown_key_of_a_policy_is_refused_with_its_line(tmp_path: Path) -> 
     assert code == 2
     assert "mine.yaml:3" in said
     assert "did you mean `limits`" in said
+
+
+TUTORIAL = """{
+  // copied
+  "train_micro_batch_size_per_gpu": "auto",
+  "stage": 3,
+  "zero_optimization": {
+    "stage": 2,
+    "reduce_bucket_size": "5e8",
+    "stage3_max_live_parameters": 1e9
+  }
+}
+"""
+
+
+def test_a_deepspeed_file_is_examined_with_the_line_of_each_fault(tmp_path: Path) -> None:
+    (tmp_path / "ds.json").write_text(TUTORIAL, encoding="utf-8")
+
+    code, said = check(make_job(tmp_path, settings=settings(deepspeed="ds.json")))
+
+    assert code == 2
+    assert said.count("error: ") == 2, said
+    assert "`stage` stands in the wrong place" in said
+    assert "hint: move it to `zero_optimization.stage`" in said
+    assert f"where: {tmp_path / 'ds.json'}:4\n" in said
+    assert "write 500000000 without quotes" in said
+    assert f"where: {tmp_path / 'ds.json'}:7\n" in said
+
+
+def test_what_deepspeed_ignores_is_a_note_and_the_job_is_fit_to_run(tmp_path: Path) -> None:
+    mended = TUTORIAL.replace('"5e8"', "5e8").replace('"stage": 3,', "")
+    (tmp_path / "ds.json").write_text(mended, encoding="utf-8")
+
+    code, said = check(make_job(tmp_path, settings=settings(deepspeed="ds.json")))
+
+    assert (code, "error" in said) == (0, False), said
+    assert said.startswith("note: `stage3_max_live_parameters`: read at ZeRO stage 3 only")
+    assert f"where: {tmp_path / 'ds.json'}:8\n" in said
+
+
+def test_a_configuration_inside_the_job_is_examined_with_the_jobs_lines(tmp_path: Path) -> None:
+    job = make_job(tmp_path, settings=settings(deepspeed={"zero_optimization": {"bucket": 5}}))
+
+    code, said = check(job)
+
+    assert (code, "`zero_optimization.bucket` is no key of DeepSpeed" in said) == (2, True), said
+    assert f"where: {job}:" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (" " * 2**19, "far too large"),
+        ("[" * 100_000, "more than 60 deep"),
+        ("{1", "a colon is missing"),
+        ("[]", "is a mapping of keys"),
+        ("", "the file is empty"),
+        ("\xff", "is a mapping of keys"),
+    ],
+    ids=["large", "deep", "broken", "list", "empty", "odd"],
+)
+def test_a_deepspeed_file_that_cannot_be_read_is_a_sentence(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "ds.json").write_text(text, encoding="utf-8")
+
+    code, said = check(make_job(tmp_path, settings=settings(deepspeed="ds.json")))
+
+    assert (code, words in said) == (2, True), said[:500]

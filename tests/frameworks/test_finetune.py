@@ -11,7 +11,7 @@ from autotune.core.carry import WantedShape, decide_carry
 from autotune.core.job import Job
 from autotune.core.outlook import STEPS_WITH
 from autotune.core.plan import Plan
-from autotune.frameworks import ds_config
+from autotune.frameworks.ds_remark import AUTO
 from autotune.frameworks.finetune import Finetune
 from autotune.frameworks.finetune_at_plan import settings_with_plan
 from autotune.frameworks.framework import Looked, Setting
@@ -59,9 +59,6 @@ def test_a_plan_starts_where_the_settings_and_the_configuration_say() -> None:
     assert (plan.reduce_bucket, plan.allgather_bucket) == (5_000_000, 500_000_000)
     assert (plan.sub_group_size, plan.round_robin_gradients) == (100_000_000, True)
     assert (plan.eval_micro_batch, plan.gather_on_save) == (2, False)
-
-
-AUTO = ds_config.AUTO
 
 
 def test_the_jobs_own_word_on_offload_comes_before_the_configuration() -> None:
@@ -130,7 +127,6 @@ def test_settings_that_contradict_each_other_are_refused(
         ({"zero_optimization": {"stage": 0}}, {}, "stage 1, 2 or 3"),
         ({"train_batch_size": 64}, {}, "`train_batch_size` is 64"),
         ({"optimizer": {"type": "Adam"}}, {}, "brings its own optimizer"),
-        ({"zero_optimization": []}, {}, "must be a mapping"),
         ({"zero_optimization": {"stage": 4}}, {}, "stage 1, 2 or 3"),
         ({"bf16": {"enabled": False}}, {}, "`bf16`"),
         ({"fp16": {"enabled": True}}, {"dtype": "bf16"}, "`fp16`"),
