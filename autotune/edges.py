@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from autotune.core.evidence import Evidence, Gap, Machine, Memory, RankException, Sign
+from autotune.core.evidence import Evidence, Gap, Machine, Memory, RankException, Rescued, Sign
 from autotune.core.history import Story
 from autotune.core.outlook import Saved
 from autotune.core.plan import Plan
@@ -189,6 +189,22 @@ class Live(Protocol):
 
     def ask_save(self, by: str) -> None:
         """Tell the ranks to save at the next step boundary and end."""
+        ...
+
+    def ignored(self) -> tuple[str, ...]:
+        """Return which settings of the plan the ranks say are not in force."""
+        ...
+
+    def tell_end(self) -> None:
+        """Tell the ranks that what comes next is no wish to save; never raises."""
+        ...
+
+    def rescue(self) -> bool:
+        """Save the last step of ranks that hold their exit; return whether they still hold."""
+        ...
+
+    def rescued(self) -> Rescued | None:
+        """Return how that ended; None where no rank was refused memory."""
         ...
 
     def settle(self) -> tuple[Gap, ...]:

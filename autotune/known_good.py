@@ -51,6 +51,7 @@ def relocatable(train: dict[str, Any]) -> dict[str, Any]:
     """Return the trainer's file as a relaunch reads it: from anywhere, and without a supervisor."""
     train = copy.deepcopy(train)
     train["checkpoints"].update(dir="output", resume=None)
+    train["continuity"] = None
     train["rehearse"] = False  # a proof was made
     train["channel"].update(events="output/events", control=None)
     return train

@@ -1,10 +1,15 @@
 """One started attempt: its processes, what it says, what it holds, and how it is spoken to."""
 
-from autotune.core.evidence import Gap
+import contextlib
+
+from autotune.core.evidence import Gap, Rescued
+from autotune.core.in_force import ignored
+from autotune.core.plan import Plan
 from autotune.core.rhythm import Work
 from autotune.core.signature import Signatures
 from autotune.core.stack import Stack, with_waiting
 from autotune.edges import Clock
+from autotune.rescue import Rescuer
 from autotune.world.cgroup import Cgroup
 from autotune.world.channel import AttemptChannel
 from autotune.world.gpu import Gpus
@@ -35,6 +40,8 @@ class LiveAttempt:
         shared_prefix: str,
         stacks: StackTaker,
         signatures: Signatures,
+        plan: Plan,
+        rescuer: Rescuer,
     ) -> None:
         """Hold the parts together."""
         self.attempt = attempt
@@ -49,6 +56,8 @@ class LiveAttempt:
         self._shared_prefix = shared_prefix
         self._stacks = stacks
         self._signatures = signatures
+        self._plan = plan
+        self.rescuer = rescuer
 
     @property
     def child(self) -> RunningAttempt:
@@ -78,6 +87,23 @@ class LiveAttempt:
     def ask_save(self, by: str) -> None:
         """Tell the ranks to save at the next step boundary and end."""
         self._folder.tell_ranks_to_stop(by)
+
+    def ignored(self) -> tuple[str, ...]:
+        """Return which settings of the plan the ranks say are not in force."""
+        return ignored(self._plan, self.channel.view.settings)
+
+    def tell_end(self) -> None:
+        """Tell the ranks that what comes next is no wish to save."""
+        with contextlib.suppress(OSError):  # a full disk: then they take until SIGKILL
+            self._folder.tell_ranks_of_end()
+
+    def rescue(self) -> bool:
+        """Save the last step of ranks that hold their exit; return whether they still hold."""
+        return self.rescuer.attend(self.channel.view, self.rank_died())
+
+    def rescued(self) -> Rescued | None:
+        """Return how that ended; None where no rank was refused memory."""
+        return self.rescuer.told(self.channel.view)
 
     def settle(self) -> tuple[Gap, ...]:
         """Return once the memory of the dead attempt is back, or say that it is not.

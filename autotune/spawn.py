@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from autotune import child
@@ -10,22 +11,43 @@ from autotune.core.codec import to_plain
 from autotune.core.evidence import Gap
 from autotune.core.fault import CannotLaunch, Fault
 from autotune.core.plan import Plan
+from autotune.core.record import Risk
+from autotune.core.resumed import Expected
 from autotune.edges import Clock, Command, Teller
 from autotune.frameworks.framework import Setting
 from autotune.ground import Ground
 from autotune.launchers import deepspeed
 from autotune.live import LiveAttempt
+from autotune.rescue import Rescuer
 from autotune.world import ops_cache
 from autotune.world.cgroup import Cgroup, make_cgroup
 from autotune.world.channel import AttemptChannel
 from autotune.world.environment import child_environment, free_port
 from autotune.world.files import make_folder, read_json, write_json, write_text
 from autotune.world.host import MemorySampler
+from autotune.world.probe_folder import lay_probe, python_path
 from autotune.world.process import RunningAttempt
+from autotune.world.rescued import RescueFolder
 from autotune.world.shared_memory import prefix_of
 from autotune.world.stacks import StackTaker
 
+RESCUE = "rescue"  # where ranks that were refused memory write what is to be saved
 TRAINER = Path(child.__file__).parent / "finetune.py"
+PROBE = Path(child.__file__).parent / "probe"
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a plan's ranks: from where, into which folder, and what is expected of it."""
+
+    plan: Plan
+    carry: Carry
+    attempt: int
+    folder: Path
+    resume: str | None = None  # the checkpoint, relative to the run folder
+    mode: str = "train"  # train | prove
+    expected: Expected | None = None
+    risk: Risk | None = None
 
 
 class Spawner:
@@ -37,20 +59,18 @@ class Spawner:
         self._clock = clock
         self._tell = tell
 
-    def spawn(
-        self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
-    ) -> LiveAttempt:
-        """Start the ranks of `plan` in the attempt's own folder; raises CannotLaunch."""
+    def spawn(self, start: Start) -> LiveAttempt:
+        """Start the ranks of a plan in the attempt's own folder; raises CannotLaunch."""
         try:
-            return self._spawn(plan, carry, attempt, folder, resume, mode)
+            return self._spawn(start)
         except OSError as error:
             text = f"the attempt's files could not be written ({error.strerror})"
             hint = "free disk space or mend the folder, then start the same command again"
-            raise CannotLaunch(Fault(text, str(error.filename or folder), hint)) from error
+            place = str(error.filename or start.folder)
+            raise CannotLaunch(Fault(text, place, hint)) from error
 
-    def _spawn(
-        self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
-    ) -> LiveAttempt:
+    def _spawn(self, start: Start) -> LiveAttempt:
+        plan, attempt, folder = start.plan, start.attempt, start.folder
         ground = self._ground
         shutil.rmtree(folder, ignore_errors=True)  # of a start that never came to be
         for made in (folder, folder / "events", folder / "stacks", ground.folder.ops):
@@ -59,10 +79,10 @@ class Spawner:
             ground.folder.clear_stop()  # of an order that was for the ranks before these
         ops_cache.clear_locks(ground.folder.ops)
         ops_cache.warm(ground.folder.ops, ops_cache.cache_folder(ground.versions, ground.python))
-        setting = self.setting(plan, carry, attempt, folder, resume, mode)
-        program = ground.framework.program(setting)
+        program = ground.framework.program(self.setting(start))
         for name, text in program.files.items():
             write_text(folder / name, text)
+        probe = self._lay_probe(folder, attempt, program.own_events, saves=start.mode == "train")
         port = free_port(self._drawn())
         argv = deepspeed.command(
             ground.python,
@@ -75,6 +95,8 @@ class Spawner:
         ours["TORCH_EXTENSIONS_DIR"] = str(ground.folder.ops)
         job = ground.job
         env = child_environment(ground.python, job.env, job.env_from, ours)
+        if probe is not None:
+            ours["PYTHONPATH"] = env["PYTHONPATH"] = python_path(probe, env.get("PYTHONPATH"))
         # The names of secrets may stand in our files, their values never.
         shown = {"argv": argv, "env": {**job.env, **ours}, "env_from": job.env_from, "port": port}
         shown["shared_memory"] = deepspeed.shared_memory_prefix(os.getuid(), port)
@@ -112,33 +134,61 @@ class Spawner:
             gpus,
             cgroup,
         )
+        rescuer = Rescuer(
+            attempt,
+            ground.folder,
+            RescueFolder(folder / RESCUE, plan.world_size),
+            self._clock,
+            ground.policy.limits.rescue_grace,
+        )
         return LiveAttempt(
             attempt, running, channel, sampler, ground.folder, gpus, cgroup,
             self._clock, ground.policy.limits.release, prefix_of(folder),
             StackTaker(folder / "stacks", ground.folder.ops, ground.python), ground.signatures,
+            plan, rescuer,
         )  # fmt: skip
 
-    def setting(
-        self, plan: Plan, carry: Carry, attempt: int, folder: Path, resume: str | None, mode: str
-    ) -> Setting:
+    def setting(self, start: Start) -> Setting:
         """Return what the framework is to describe."""
         ground = self._ground
         return Setting(
             job=ground.job,
             looked=ground.looked,
             job_folder=str(ground.job_folder),
-            plan=plan,
+            plan=start.plan,
             device=ground.device,
-            attempt=attempt,
-            folder=str(folder),
+            attempt=start.attempt,
+            folder=str(start.folder),
             checkpoints=str(ground.folder.checkpoints),
             control=str(ground.folder.control),
-            resume=str(ground.folder.path / resume) if resume else None,
-            load_universal=carry.load_universal,
-            ds_overrides=carry.ds_overrides,
-            mode=mode,
+            resume=str(ground.folder.path / start.resume) if start.resume else None,
+            load_universal=start.carry.load_universal,
+            ds_overrides=start.carry.ds_overrides,
+            mode=start.mode,
+            expected=start.expected,
+            risk=start.risk,
             limit_bytes=ground.allocator_limit,
         )
+
+    def _lay_probe(self, folder: Path, attempt: int, own_events: bool, saves: bool) -> Path | None:
+        """Lay the probe into the attempt's folder, unless the job does without it."""
+        ground = self._ground
+        if ground.job.probe == "off":
+            return None
+        limit, seconds = ground.allocator_limit, ground.policy.limits.rescue_grace
+        given = {
+            "attempt": attempt,
+            "events": str(folder / "events"),
+            "stacks": str(folder / "stacks"),
+            "control": str(ground.folder.control),
+            # The built-in trainer sets its limit itself, after its ops are built.
+            "limit": None
+            if limit is None or own_events
+            else {"device": ground.device, "bytes": limit},
+            "own_events": own_events,
+            "rescue": {"folder": str(folder / RESCUE), "seconds": seconds} if saves else None,
+        }
+        return lay_probe(PROBE, folder, given)
 
     def _cgroup(self, folder: Path) -> Cgroup | Gap | None:
         limit = self._ground.job.devices.host_memory_limit

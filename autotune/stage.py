@@ -13,6 +13,7 @@ from autotune.core.carry import (
     decide_carry,
 )
 from autotune.core.codec import to_plain
+from autotune.core.continuity import tolerance_between
 from autotune.core.evidence import Evidence, Gap
 from autotune.core.failure import Role
 from autotune.core.fault import CannotRecord, Fault
@@ -29,6 +30,7 @@ from autotune.core.record import (
     Prove,
     Proved,
 )
+from autotune.core.resumed import Expected
 from autotune.core.units import show_seconds
 from autotune.edges import Asked, Clock, Teller
 from autotune.foreseeing import Foreseer
@@ -36,7 +38,7 @@ from autotune.ground import Ground
 from autotune.known_good import write_known_good
 from autotune.launchers import deepspeed
 from autotune.live import LiveAttempt
-from autotune.spawn import TRAINER, Spawner
+from autotune.spawn import RESCUE, TRAINER, Spawner, Start
 from autotune.watch import gather, watch
 from autotune.world import checkpoints, ops_cache
 from autotune.world.conversion import convert
@@ -121,9 +123,16 @@ class RunStage:
         """Start the attempt."""
         ground = self._ground
         folder = ground.folder.attempt(launch.attempt)
-        return self._spawner.spawn(
-            launch.plan, launch.carry, launch.attempt, folder, resume, "train"
+        start = Start(
+            launch.plan,
+            launch.carry,
+            launch.attempt,
+            folder,
+            resume,
+            expected=launch.expected,
+            risk=launch.risk,
         )
+        return self._spawner.spawn(start)
 
     def recover(self, launch: Launch, started: AttemptStarted | None) -> Evidence | None:
         """End what a dead supervisor left of this attempt and return what is known of it."""
@@ -143,6 +152,7 @@ class RunStage:
         live = self._spawner.live(launch.plan, launch.attempt, folder, None, None)
         live.channel.close()
         live.settle()
+        live.rescuer.publish_left()
         said_why = live.channel.exceptions() or any(
             sign.role is Role.ROOT for sign in live.channel.signs()
         )
@@ -161,7 +171,12 @@ class RunStage:
         sweep(prefix_of(folder))  # of a proof that died with its supervisor
         shape = shape_of(step.plan)
         carry = decide_carry(SavedShape(**shape), WantedShape(**shape))
-        live = self._spawner.spawn(step.plan, carry, step.attempt, folder, step.checkpoint, "prove")
+        # The same plan as the training's: what was saved must come back as it was.
+        tolerance = tolerance_between(step.plan, step.plan, ground.policy.limits)
+        expected = Expected(tolerance)
+        live = self._spawner.spawn(
+            Start(step.plan, carry, step.attempt, folder, step.checkpoint, "prove", expected)
+        )
         limits, wall = ground.policy.limits, ground.job.limits.wall
         evidence = watch(live, step.attempt, self._asked, self._clock, limits, wall, self._tell)
         if evidence.ended_by_us and self._asked.read().stop_by:
@@ -173,7 +188,7 @@ class RunStage:
         ground = self._ground
         target = ground.folder.known_good
         carry = decide_carry(None, WantedShape(**shape_of(step.plan)))
-        setting = self._spawner.setting(step.plan, carry, 1, target, None, "train")
+        setting = self._spawner.setting(Start(step.plan, carry, 1, target))
         try:
             write_known_good(ground, setting, story, ground.environment(step.plan), TRAINER)
         except OSError as error:
@@ -186,6 +201,7 @@ class RunStage:
         folder = self._ground.folder.checkpoints
         for name in checkpoints.remove_broken(folder, launch.checkpoint_step):
             self._tell.note(f"{name} was only half written and is removed")
+        shutil.rmtree(self._ground.folder.attempt(launch.attempt) / RESCUE, ignore_errors=True)
 
     def keep(self, launch: Launch, ended: AttemptEnded) -> None:
         """Lay the diagnosis beside the output, drop the staged copy, keep what was compiled."""

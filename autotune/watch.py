@@ -17,6 +17,7 @@ Steer = Callable[[Evidence, bool], tuple[str, str] | None]
 POLL_SECONDS = 1.0
 FIRST_POLLS_SECONDS = 0.2  # a program that dies at once is told at once
 QUICK_POLLS = 10
+NO_WORDS = "its process ended without saying how"
 
 
 def watch(
@@ -39,9 +40,9 @@ def watch(
     try:
         ended, vigil = _until_it_ends(live, attempt, asked, clock, limits, seconds_left, tell, helm)
     except BaseException:
-        live.child.end(limits.term_grace)  # trouble of our own leaves nothing that nobody watches
+        _end(live, limits)  # trouble of our own leaves nothing that nobody watches
         raise
-    gone = live.child.end(limits.term_grace)
+    gone = _end(live, limits)
     live.channel.close()
     gaps = live.settle()
     if not gone:
@@ -72,12 +73,14 @@ def _until_it_ends(
         live.channel.poll()
         live.sampler.sample()
         tell.progress(attempt, live.channel.view, live.sampler.latest_bytes)
+        helm.compare(tell)
         now = clock.monotonic()
         interrupts = asked.read()
         glance = Glance(
             at=now,
             stop_asked=interrupts.stop_by is not None,
             hurry=interrupts.hurry,
+            rescuing=live.rescue(),
             rank_died=live.rank_died(),
             seconds_left=None if seconds_left is None else seconds_left - (now - began),
             pulse=_pulse(live, vigil, limits),
@@ -101,11 +104,18 @@ def _until_it_ends(
             # They were asked to save and did not: where they stand is gone with them.
             vigil = dataclasses.replace(vigil, stacks=live.take_stacks())
         if act in (Act.END, Act.KILL):
-            live.child.end(limits.term_grace, hurry=act is Act.KILL)
+            _end(live, limits, hurry=act is Act.KILL)
             break
         polls += 1
-        clock.sleep(FIRST_POLLS_SECONDS if polls <= QUICK_POLLS else POLL_SECONDS)
+        # Ranks that held are ended soon: neither their saving nor what follows waits for a poll.
+        quick = polls <= QUICK_POLLS or bool(live.channel.view.holding)
+        clock.sleep(FIRST_POLLS_SECONDS if quick else POLL_SECONDS)
     return ended, vigil
+
+
+def _end(live: Live, limits: Thresholds, hurry: bool = False) -> bool:
+    live.tell_end()
+    return live.child.end(limits.term_grace, hurry)
 
 
 class Helm:
@@ -120,6 +130,14 @@ class Helm:
         self._attempt = attempt
         self._steer = steer
         self._seen: tuple[int | None, bool] = (None, False)
+        self._compared: set[str] = set()
+
+    def compare(self, tell: Teller) -> None:
+        """Tell, once, of each setting of the plan that is not in force."""
+        for said in self._live.ignored():
+            if said not in self._compared:
+                self._compared.add(said)
+                tell.note(f"attempt {self._attempt} does not train by its plan: {said}")
 
     def look(self, seconds: float, tell: Teller) -> str | None:
         """Return `ended_by_us` of the end that is wanted, and tell why."""
@@ -178,6 +196,9 @@ def gather(
     reached = view.checkpoint_step
     ran = view.total is not None and reached is not None and reached >= view.total
     diverged = view.course.lost_at_the_end(view.total or 0) if ran else None
+    if ended is not None and ended_by_us is None:
+        said_nothing = (Gap(f"last words of rank {rank}", NO_WORDS) for rank in view.silent_ranks())
+        gaps = (*gaps, *said_nothing)
     return Evidence(
         attempt=attempt,
         exit_code=ended.code if ended else None,
@@ -195,8 +216,13 @@ def gather(
         seconds=seconds,
         gaps=(*live.channel.gaps(), *memory_gaps, *gaps),
         machine=live.sampler.machine(),
+        ignored=live.ignored(),
         diverged=diverged,
         probes=view.probes,
         pace=view.pace,
         longest=view.longest,
+        rescued=live.rescued(),
+        trail=view.trail,
+        continued=view.continued,
+        global_batch=view.global_batch,
     )

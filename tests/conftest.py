@@ -69,5 +69,9 @@ def _warm_ops(request: pytest.FixtureRequest, compiled_ops: Path) -> Iterator[No
     ops_cache.warm(compiled_ops, cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_EXTENSIONS_DIR", str(compiled_ops))
+        # As in a run: another ninja than this environment's would build everything anew.
+        patch.setenv(
+            "PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        )
         yield
     ops_cache.keep(compiled_ops, cache)

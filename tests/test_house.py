@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "autotune"
+PROBE = PACKAGE / "child" / "probe"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
@@ -76,8 +77,10 @@ def imports_of(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            yield node.module or ""
+            # The probe has another name in the training, where it finds its parts beside itself.
+            beside = path.is_relative_to(PROBE) and node.level == 1
+            assert node.level == 0 or beside, f"{path}: imports are absolute"
+            yield "" if beside else node.module or ""
 
 
 def dotted(node: ast.expr) -> str:

@@ -30,7 +30,7 @@ def test_what_is_done_is_success_and_what_needs_a_person_is_not_restarted() -> N
 
 def test_stopping_waits_longer_than_the_default_policy_gives_the_ranks() -> None:
     limits = read_document(ROOT / "policies" / "default.yaml").value["limits"]
-    graces = ("stop_grace", "term_grace", "rank_grace", "release")
+    graces = ("stop_grace", "term_grace", "rank_grace", "rescue_grace", "release")
     needed = sum(parse_seconds(limits[name]) for name in graces)
     assert parse_seconds(settings()["TimeoutStopSec"].replace("min", "m")) > needed
 

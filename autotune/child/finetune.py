@@ -2,7 +2,8 @@
 
 Started by the DeepSpeed launcher, by torchrun or alone; it imports the standard library and the
 training stack only, so a copy of it beside a known-good launch.sh is all that a relaunch needs.
-The reading order is the order of a run: settings, reporting, data, limits, model, trainer, main.
+The reading order is the order of a run: settings, reporting, data, limits, model, trainer,
+continuity and saving, main.
 
 Training rows are JSON lines of one of three shapes: {"messages": [{"role", "content"}, ...]},
 {"prompt", "completion"} or {"text"}. Sample ids in events count the non-blank lines from 0.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import errno
 import faulthandler
 import functools
 import gc
@@ -23,10 +25,12 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import socket
+import statistics
 import sys
 import tempfile
 import threading
@@ -46,6 +50,13 @@ PROBE_SECONDS = 0.002  # between readings of VmData while moments are measured; 
 IDS_IN_EVENT = 256
 PACKABLE_ATTENTION = ("sdpa", "eager")
 COMPLETE_MARK = "autotune-complete.json"
+BEGUN_MARK = "autotune-begun.json"  # in a checkpoint of ours from its first file to its last
+ASIDE = "set-aside"  # beside the checkpoints: what is never removed and never started from
+REFERENCE_ROWS = 8  # whose loss is kept with each checkpoint
+BAND_STEPS = 8  # after a resume without such a loss, whose median is held against the steps before
+FIRST_SAVE = 3  # optimizer steps of an attempt before its first save: what it costs is learned
+PROVEN_STEPS = 3  # optimizer steps, beside a save and an evaluation, that prove a plan
+MOST_SHARE = 0.1  # of a run between two saves, and of its time spent on saving for that alone
 WATCH_SECONDS = 0.05
 # Of a micro-batch, whose logits exist at once where the loss is taken in pieces. Of 128 to 2048
 # the smallest that costs no time: a step of the head over 4096 tokens and 32,768 words of width
@@ -1086,6 +1097,10 @@ class Supervised:
         self.step_longest = 0
         self.step_shape = (0, 0)
         self.last_eval_loss: float | None = None
+        self.reference = Reference(self.train_dataset)  # type: ignore[attr-defined]
+        self.continuity = Continuity(settings)
+        total = self.args.max_steps  # type: ignore[attr-defined]
+        self.cadence = Cadence(settings, total, self.continuity.mark)
         in_pieces = settings.get("loss", "whole") == "chunked"
         self.chunked = ChunkedLoss(self.model) if in_pieces else None  # type: ignore[attr-defined]
 
@@ -1177,6 +1192,11 @@ class Supervised:
             restore_learning_rate(self.optimizer, self.lr_scheduler)
         self.reporter.step = self.state.global_step
         self.reporter.emit("settings", **settings_in_force(self, prepared[0]))
+        self.reference.untouched = Rotary(self.model)
+        if self.resuming:
+            self.continuity.after_resume(self)
+        needs_evaluation = self.eval_dataset is not None and not self.settings.get("rehearse")
+        self.cadence.begin(self.state.global_step, needs_evaluation)
         self.reporter.enter("train")
         return prepared
 
@@ -1189,6 +1209,7 @@ class Supervised:
         loss = evaluation_loss(self, rows)
         self.reporter.probes.over("eval")
         self.last_eval_loss = loss
+        self.cadence.evaluated = True
         self.reporter.emit("eval", step=self.state.global_step, loss=plain_number(loss))
         self.reporter.enter("train")
         metrics = {"eval_loss": loss}
@@ -1201,20 +1222,33 @@ class Supervised:
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         import torch
 
+        began, step = time.monotonic(), self.state.global_step
+        first, output = self.args.process_index == 0, Path(self.args.output_dir)
         self.reporter.enter("save")
+        self.reporter.phase = "eval"  # an end in here is no end of a save
+        reference = self.reference.loss(self)
+        if reference["loss"] is not None and not math.isfinite(reference["loss"]):
+            reference["loss"] = None  # nothing to hold a resume to
+        self.reporter.phase = "save"
         self.reporter.probes.begin("save")
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.args.process_index == 0 and folder.exists():
-            # Shards of another world size must not be taken for this one's.
-            shutil.rmtree(folder)
+        folder = output / f"checkpoint-{step}"
+        refuse_without_room(output, self.cadence.bytes, self.args)
+        replaced = make_way(folder) if first else None
         torch.distributed.barrier()
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
         torch.distributed.barrier()
         self.reporter.probes.over("save")
-        if self.args.process_index == 0:
-            mark_complete(folder, self.state.global_step, self.settings)
-            self.reporter.emit("checkpoint", step=self.state.global_step, path=str(folder))
-            keep_newest(Path(self.args.output_dir), self.settings["checkpoints"]["keep"])
+        self.cadence.saved(step, time.monotonic() - began)
+        if first:
+            self.cadence.bytes = bytes_in(folder)
+            mark = {"seconds": self.cadence.cost, "bytes": self.cadence.bytes}
+            mark_complete(folder, step, self.settings, {**mark, "reference": reference})
+            self.reporter.emit(
+                "checkpoint", step=step, path=str(folder), reference=reference, **mark
+            )
+            if replaced is not None:
+                shutil.rmtree(replaced, ignore_errors=True)
+            keep_newest(output, step, self.settings["checkpoints"]["keep"])
         self.reporter.enter("train")
 
 
@@ -1248,14 +1282,22 @@ def watch_engine_step(engine: Any, reporter: Reporter) -> None:
 
 def evaluation_loss(trainer: Any, rows: Rows | Packed | Picked) -> float:
     """The mean loss over every labelled token of the rows, the same whatever the batch size."""
-    import torch
-
-    args, model = trainer.args, trainer.model_wrapped
     micro = trainer.settings["batch"]["eval_micro"]
     if trainer.settings["mode"] == "prove" and trainer.eval_dataset is None:
         indices: list[int] = [index for index in trainer.order.entries() if index != NULL_ROW]
     else:
         indices = list(range(len(rows)))
+    total, tokens = summed_over(trainer, rows, indices, micro)
+    return total / max(tokens, 1.0)
+
+
+def summed_over(
+    trainer: Any, rows: Rows | Packed | Picked, indices: Sequence[int], micro: int
+) -> tuple[float, float]:
+    """The summed loss and the labelled tokens of some rows, over all ranks, without gradients."""
+    import torch
+
+    args, model = trainer.args, trainer.model_wrapped
     sums = torch.zeros(2, dtype=torch.float64, device=args.device)
     model.eval()
     with torch.no_grad():
@@ -1269,10 +1311,315 @@ def evaluation_loss(trainer: Any, rows: Rows | Packed | Picked) -> float:
             sums[1] += (labels[:, 1:] != IGNORED).sum()
     model.train()
     torch.distributed.all_reduce(sums)
-    return float(sums[0] / max(float(sums[1]), 1.0))
+    return float(sums[0]), float(sums[1])
 
 
-def mark_complete(folder: Path, step: int, settings: dict[str, Any]) -> None:
+# ------------------------------------------------------------------------------- continuity
+
+
+class Discontinuity(Exception):
+    """A resumed training does not go on as the one before it ended."""
+
+
+def fingerprint(samples: Sequence[int]) -> int:
+    """A number of 64 bits for some samples in any order; null rows count for nothing.
+
+    Those of disjoint parts add up modulo 2**64 to that of the whole, so the one of a global batch
+    depends on neither micro-batch nor world size.
+    """
+    hashes = (
+        hashlib.blake2b(str(one).encode(), digest_size=8).digest()
+        for one in samples
+        if one != NULL_ROW
+    )
+    return sum(int.from_bytes(one, "big") for one in hashes) % 2**64
+
+
+def in_limbs(number: int) -> list[float]:
+    """64 bits as four numbers that a reduction in float64 adds up without an error."""
+    return [float(number >> shift & 0xFFFF) for shift in (0, 16, 32, 48)]
+
+
+def from_limbs(limbs: Sequence[float]) -> int:
+    return sum(int(limb) << 16 * place for place, limb in enumerate(limbs)) % 2**64
+
+
+class Reference:
+    """A few fixed rows, whose loss is the same under every plan that keeps the weights."""
+
+    def __init__(self, rows: Rows | Packed) -> None:
+        count = min(REFERENCE_ROWS, len(rows))
+        self.rows = rows
+        self.indices = [at * len(rows) // count for at in range(count)]
+        self.untouched: Rotary | None = None  # the model's, before its first step
+
+    def loss(self, trainer: Any) -> dict[str, Any]:
+        """Their mean loss in evaluation, and what tells these rows from others."""
+        micro = min(trainer.settings["batch"]["micro"], len(self.indices))
+        before = Rotary(trainer.model)
+        if self.untouched is not None:
+            self.untouched.put_back()
+        total, tokens = summed_over(trainer, self.rows, self.indices, micro)
+        before.put_back()
+        return {"loss": total / tokens if tokens else None, "rows": self.digest}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        encoded = [(self.rows[at]["ids"], self.rows[at]["labels"]) for at in self.indices]
+        return hashlib.blake2b(json.dumps(encoded).encode(), digest_size=8).hexdigest()
+
+
+def read_mark(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the last file of the checkpoint says that is started from; {} where it says nothing."""
+    resume = settings["checkpoints"].get("resume")
+    try:
+        mark = json.loads((Path(resume) / COMPLETE_MARK).read_text()) if resume else None
+    except (OSError, ValueError):
+        mark = None
+    return mark if isinstance(mark, dict) else {}
+
+
+class Continuity:
+    """Holds a resumed training against the one before it: weights, samples, losses, rate.
+
+    TRAIN_JSON says under `continuity` what to hold it against; each part may be missing:
+    `tolerance`, the largest share of a loss that rounding explains (null where the plan changes
+    more than rounding: then both losses are only told); `replay`, rows of [step, loss, fingerprint]
+    for steps that were trained before, each value null where it need not be the same; `band`,
+    {"median", "spread"} of the losses before, for a checkpoint without a reference loss.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        told = settings.get("continuity") or {}
+        self.mark = read_mark(settings)
+        self.tolerance: float | None = told.get("tolerance")
+        self.replay = {step: (loss, samples) for step, loss, samples in told.get("replay") or ()}
+        self.band: dict[str, float] | None = told.get("band")
+        self.losses: list[float] = []
+
+    @property
+    def doubting(self) -> bool:
+        """Whether a check is not over, so that nothing is saved yet which may be gone on from."""
+        return bool(self.replay) or self.band is not None
+
+    def after_resume(self, trainer: Any) -> None:
+        """Compare the weights as loaded with those that were saved, by the reference loss."""
+        trainer.reporter.phase = "resume"  # whatever was done on the way here
+        kept = self.mark.get("reference") or {}
+        before: float | None = kept.get("loss")
+        now = trainer.reference.loss(trainer)
+        comparable = before is not None and kept.get("rows") == now["rows"]
+        if comparable or trainer.settings["mode"] != "train":
+            self.band = None
+        if self.replay and draws_masks(trainer.model):
+            # Another factorisation draws other masks of dropout; the samples are still the same.
+            self.replay = {step: (None, samples) for step, (_, samples) in self.replay.items()}
+        told = {
+            "step": trainer.state.global_step,
+            "lr": trainer.optimizer.param_groups[0]["lr"],
+            "lr_expected": rate_expected(trainer),
+            "check": "reference" if comparable else "none" if self.band is None else "band",
+            "loss": plain_number(now["loss"]),
+            "saved_loss": before if comparable else None,
+            "tolerance": self.tolerance,
+        }
+        if trainer.args.process_index == 0:
+            trainer.reporter.emit("continuity", **told)
+        if before is not None and comparable and self.departs(now["loss"], before):
+            raise Discontinuity(
+                f"the checkpoint of step {told['step']} does not go on as it ended: the loss of "
+                f"its reference rows was {before:.6f} when it was saved and is {now['loss']:.6f} "
+                f"now, more than {self.tolerance:.1e} of it apart"
+            )
+
+    def after_step(self, trainer: Any, step: int, loss: float, samples: int) -> None:
+        """Compare a step with the same one before, or the first steps with those before."""
+        before, known = self.replay.get(step, (None, None))
+        self.replay = {later: told for later, told in self.replay.items() if later > step}
+        if known is not None and known != f"{samples:016x}":
+            raise Discontinuity(
+                f"step {step} does not go on as it ended: it is trained again on other samples"
+            )
+        if before is not None and self.departs(loss, before):
+            raise Discontinuity(
+                f"step {step} does not go on as it ended: its loss was {before:.6f} before the "
+                f"resume and is {loss:.6f} now, more than {self.tolerance:.1e} of it apart"
+            )
+        if self.band is not None:
+            self.losses.append(loss)
+            if len(self.losses) == BAND_STEPS:
+                self.judge_by_band(trainer, self.band)
+
+    def judge_by_band(self, trainer: Any, band: dict[str, float]) -> None:
+        """The weaker check: a median of steps on other samples, against their usual scatter."""
+        now, most = statistics.median(self.losses), band["median"] + band["spread"]
+        self.band = None
+        if trainer.args.process_index == 0:
+            trainer.reporter.emit(
+                "continuity", check="band", loss=plain_number(now), saved_loss=band["median"],
+                spread=band["spread"], step=trainer.state.global_step,
+            )  # fmt: skip
+        if not now <= most:
+            raise Discontinuity(
+                f"the training does not go on as it ended: the median loss of the {BAND_STEPS} "
+                f"steps since the resume is {now:.4f}; before it was {band['median']:.4f}, and "
+                f"what scatters lies below {most:.4f}"
+            )
+
+    def departs(self, now: float, before: float) -> bool:
+        """Whether a loss is further from another than rounding takes it."""
+        # A loss that has come down to nothing is still made of logits that are rounded.
+        return self.tolerance is not None and not abs(now - before) <= self.tolerance * max(
+            1.0, abs(before)
+        )
+
+
+def draws_masks(model: Any) -> bool:
+    """Whether training draws random masks, by modules or by what the configuration says."""
+    modules = any(
+        getattr(one, "p", 0) for one in model.modules() if "Dropout" in type(one).__name__
+    )
+    values = vars(model.config).items()
+    said = any(
+        isinstance(value, float) and value > 0 for name, value in values if "drop" in name.lower()
+    )
+    return modules or said
+
+
+def rate_expected(trainer: Any) -> float | None:
+    """The learning rate that the schedule gives by the steps counted, whatever was loaded of it."""
+    scheduler = trainer.lr_scheduler
+    rules = getattr(scheduler, "lr_lambdas", None)
+    if rules is None:
+        return None
+    # The schedule does not move at a step that a loss scaler has skipped.
+    skipped = int(getattr(trainer.model_wrapped, "skipped_steps", 0) or 0)
+    return float(scheduler.base_lrs[0] * rules[0](trainer.state.global_step - skipped))
+
+
+# ------------------------------------------------------------------------------------ saving
+
+
+def seconds_between_saves(cost: float, mean: float | None, whole: float) -> float:
+    """How long to train between two saves, in seconds.
+
+    `cost` is what one save takes, `mean` the time between two failures, `whole` the time of the
+    run. sqrt(2 x cost x mean) loses least to saving and to failures together (J. W. Young, "A first
+    order approximation to the optimum checkpoint interval", Communications of the ACM 17(9), 1974;
+    J. T. Daly, Future Generation Computer Systems 22(3), 2006, has the terms beyond it). It is
+    never more than a tenth of the run, as long as saving so often takes less than a tenth of it.
+    """
+    often = max(whole * MOST_SHARE, cost / MOST_SHARE)
+    return often if mean is None else min(math.sqrt(2 * cost * mean), often)
+
+
+class Cadence:
+    """Says when the next checkpoint is due: every N steps for the owner's N, else by cost and risk.
+
+    TRAIN_JSON gives under `checkpoints.risk` the mean time between failures in seconds, while the
+    plan is unproven and from then on; without it a tenth of the run lies between two saves.
+    """
+
+    def __init__(self, settings: dict[str, Any], total: int, mark: dict[str, Any]) -> None:
+        self.every: int | None = settings["checkpoints"]["every"]
+        self.risk: dict[str, float] = settings["checkpoints"].get("risk") or {}
+        self.total = total
+        self.cost: float | None = mark.get("seconds")  # of the newest save, seconds
+        self.bytes: int | None = mark.get("bytes")
+        self.saves = 0
+        self.evaluated = True
+        self.first = self.newest = 0  # optimizer steps: before this attempt, and at the last save
+        self.began = self.last = time.monotonic()
+
+    def begin(self, step: int, needs_evaluation: bool) -> None:
+        """The first optimizer step comes now."""
+        self.first = self.newest = step
+        self.evaluated = not needs_evaluation
+        self.began = self.last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether to save after this optimizer step; asked on rank 0, which decides for all."""
+        if self.every is not None:
+            return step - step % self.every > self.newest  # or it was due and had to wait
+        done, now = step - self.first, time.monotonic()
+        if self.saves == 0:
+            return done >= min(FIRST_SAVE, math.ceil(self.total * MOST_SHARE))
+        pace = (now - self.began) / done
+        wait = seconds_between_saves(self.cost or 0.0, self.mean(done), pace * self.total)
+        return now - self.last + pace / 2 >= wait  # at the step that comes nearest
+
+    def mean(self, done: int) -> float | None:
+        """Seconds between two failures, as far as anybody knows."""
+        proven = done >= PROVEN_STEPS and self.saves > 0 and self.evaluated
+        return self.risk.get("proven" if proven else "unproven")
+
+    def saved(self, step: int, seconds: float) -> None:
+        self.newest, self.cost, self.last = step, seconds, time.monotonic()
+        self.saves += 1
+
+
+def refuse_without_room(output: Path, needed: int | None, args: Any) -> None:
+    """Fail on every rank before a save that would fill the disk; what was saved before stays."""
+    import torch
+
+    free = shutil.disk_usage(output).free if output.is_dir() else None
+    lacks = args.process_index == 0 and None not in (needed, free) and (free or 0) < (needed or 0)
+    shared = torch.tensor([float(lacks)], device=args.device)
+    torch.distributed.all_reduce(shared)
+    if float(shared[0]) > 0:
+        raise OSError(
+            errno.ENOSPC,
+            f"a checkpoint takes {(needed or 0) / 2**30:.2f} GiB and {(free or 0) / 2**30:.2f} GiB "
+            f"are free where checkpoints go ({output}); those saved before are kept: make room, or "
+            "lower checkpoints.keep",
+        )
+
+
+def step_of_name(folder: Path) -> int | None:
+    """N of a folder of its own that is named checkpoint-N."""
+    match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
+    return int(match[1]) if match and folder.is_dir() and not folder.is_symlink() else None
+
+
+def make_way(folder: Path) -> Path | None:
+    """Make the folder of a new checkpoint; what lies there is kept aside, unless a save broke off.
+
+    Returns the place of a whole one of ours, to be removed when the new one is whole as well: for
+    shards of another world size must not be taken for this one's.
+    """
+    ours, replaced = False, None
+    if folder.is_symlink() or folder.exists():
+        ours = not folder.is_symlink() and (folder / COMPLETE_MARK).exists()
+        if not ours and not folder.is_symlink() and (folder / BEGUN_MARK).exists():
+            shutil.rmtree(folder)
+        else:
+            replaced = unused(
+                folder.parent / ASIDE / f"{folder.name}-{'replaced' if ours else 'found'}"
+            )
+            replaced.parent.mkdir(exist_ok=True)
+            folder.rename(replaced)
+    folder.mkdir(parents=True)
+    (folder / BEGUN_MARK).write_text("{}")
+    return replaced if ours else None
+
+
+def unused(place: Path) -> Path:
+    """This place, or the first free one of its name and a number."""
+    names = (
+        f"{place.name}-{number}" if number > 1 else place.name for number in itertools.count(1)
+    )
+    return next(
+        one for one in map(place.with_name, names) if not one.exists() and not one.is_symlink()
+    )
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def mark_complete(
+    folder: Path, step: int, settings: dict[str, Any], more: dict[str, Any] | None = None
+) -> None:
     """The last file of a checkpoint: where it stands, every rank had finished writing."""
     stage = settings["deepspeed"].get("zero_optimization", {}).get("stage", 0)
     mark = {
@@ -1280,22 +1627,28 @@ def mark_complete(folder: Path, step: int, settings: dict[str, Any]) -> None:
         "attempt": settings["channel"]["attempt"],
         "world_size": settings["batch"]["world_size"],
         "zero_stage": stage,
+        **(more or {}),
     }
     draft = folder / (COMPLETE_MARK + ".draft")
     draft.write_text(json.dumps(mark))
     draft.replace(folder / COMPLETE_MARK)
+    (folder / BEGUN_MARK).unlink(missing_ok=True)
 
 
-def keep_newest(folder: Path, keep: int) -> None:
-    """Remove old checkpoints, only after a newer one is complete.
+def keep_newest(folder: Path, step: int, keep: int) -> None:
+    """Remove what is older than the `keep` newest checkpoints up to `step`, which is now whole.
 
-    The Trainer's own rotation runs before the new checkpoint is known to be whole, and goes by
-    modification times, which a copied folder does not keep.
+    Nothing above `step` is counted: it is not of this line, and may be damaged. Only folders with
+    our mark go. The Trainer's own rotation runs before the new checkpoint is known to be whole, and
+    goes by modification times, which a copied folder does not keep.
     """
-    complete = folder.glob("checkpoint-*/" + COMPLETE_MARK)
-    steps = sorted(int(mark.parent.name.split("-")[1]) for mark in complete)
-    for step in steps[: -max(keep, 1)]:
-        shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
+    found = (step_of_name(mark.parent) for mark in folder.glob("checkpoint-*/" + COMPLETE_MARK))
+    steps = sorted(one for one in found if one is not None and one <= step)
+    for old in steps[: -max(keep, 1)]:
+        shutil.rmtree(folder / f"checkpoint-{old}", ignore_errors=True)
+
+
+# --------------------------------------------------------------------------------- in force
 
 
 def settings_in_force(trainer: Any, engine: Any) -> dict[str, Any]:
@@ -1430,6 +1783,8 @@ class StepWatch:
         self.started = 0.0
         self.stopped_at: int | None = None
         self.last_loss: float | None = None
+        self.samples = 0  # the fingerprint of those of the newest step, of all ranks
+        self.rows = 0
 
     def on_train_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         # On resume the checkpoint's own figures would win over what this plan says.
@@ -1447,19 +1802,32 @@ class StepWatch:
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         import torch
 
-        trainer = self.trainer
-        asked = args.process_index == 0 and self.control_file.asks_to_stop()
+        trainer, step = self.trainer, state.global_step
+        first, saving = args.process_index == 0, args.save_strategy != "no"
+        asked = first and self.control_file.asks_to_stop()
+        due = first and saving and trainer.cadence.due(step) and not trainer.continuity.doubting
         shared = torch.tensor(
-            [float(trainer.step_loss), float(asked)], dtype=torch.float64, device=args.device
-        )
+            [
+                float(trainer.step_loss), float(asked), float(due),
+                float(len(trainer.step_samples)), *in_limbs(fingerprint(trainer.step_samples)),
+            ],
+            dtype=torch.float64,
+            device=args.device,
+        )  # fmt: skip
         torch.distributed.all_reduce(shared)
-        self.last_loss = float(shared[0]) / args.world_size
-        trainer.reporter.step = state.global_step
+        told = shared.tolist()
+        self.last_loss = told[0] / args.world_size
+        self.rows, self.samples = int(told[3]), from_limbs(told[4:])
+        trainer.reporter.step = step
         self.report(args, state)
-        if float(shared[1]) > 0 and state.global_step < state.max_steps:
-            self.stopped_at = state.global_step
+        # Before anything of it is saved: what does not go on as it ended is not gone on from.
+        trainer.continuity.after_step(trainer, step, self.last_loss, self.samples)
+        if told[2] > 0:
+            control.should_save = True
+        if told[1] > 0 and step < state.max_steps:
+            self.stopped_at = step
             control.should_training_stop = True
-            control.should_save = args.save_strategy != "no"
+            control.should_save = saving
             control.should_evaluate = False
 
     def report(self, args: Any, state: Any) -> None:
@@ -1479,6 +1847,8 @@ class StepWatch:
             seconds=seconds,
             tokens=trainer.step_tokens,
             samples=ids,
+            batch_rows=self.rows,
+            batch_fingerprint=f"{self.samples:016x}",
             memory=trainer.reporter.memory(),
             max_length=trainer.step_longest,
             skipped_steps=getattr(trainer.model_wrapped, "skipped_steps", None),
@@ -1600,10 +1970,7 @@ class AsItWas:
             (owner, {name: value for name, value in vars(owner).items() if name in names})
             for owner, names in self._counters()
         ]
-        # Rotary embeddings that stretch with the longest sequence so far keep it in mind.
-        self.modules = [
-            (module, stretched(module), dict(module._buffers)) for module in engine.module.modules()
-        ]
+        self.rotary = Rotary(engine.module)
         self.randoms = random_states()
 
     def _counters(self) -> Iterator[tuple[Any, Sequence[str]]]:
@@ -1634,13 +2001,25 @@ class AsItWas:
         for owner, values in self.kept:
             for name, value in values.items():
                 setattr(owner, name, value)
-        for module, values, buffers in self.modules:
+        self.rotary.put_back()
+        set_random_states(self.randoms)
+        give_back_memory()
+
+
+class Rotary:
+    """What the rotary embeddings of a model keep in mind, as some stretch with the longest row."""
+
+    def __init__(self, model: Any) -> None:
+        self.kept = [
+            (module, stretched(module), dict(module._buffers)) for module in model.modules()
+        ]
+
+    def put_back(self) -> None:
+        for module, values, buffers in self.kept:
             for name in stretched(module).keys() - values.keys():
                 delattr(module, name)
             vars(module).update(values)
             module._buffers.update(buffers)
-        set_random_states(self.randoms)
-        give_back_memory()
 
 
 def stretched(module: Any) -> dict[str, Any]:
@@ -1760,12 +2139,6 @@ def total_steps(settings: dict[str, Any], per_epoch: int) -> int:
     return math.ceil(round(float(schedule["epochs"]) * per_epoch, 6))
 
 
-def steps_between_saves(settings: dict[str, Any], steps: int) -> int:
-    """As the owner said, else a tenth of the run."""
-    every: int | None = settings["checkpoints"]["every"]
-    return every or math.ceil(steps / 10)
-
-
 def step_of_checkpoint(settings: dict[str, Any]) -> int:
     resume = settings["checkpoints"].get("resume")
     if resume is None:
@@ -1799,7 +2172,7 @@ def training_arguments(settings: dict[str, Any], output: str, steps: int, evalua
         use_cpu=settings["memory"]["device"] == "cpu",
         deepspeed=settings["deepspeed"],
         save_strategy="steps" if saving else "no",
-        save_steps=steps_between_saves(settings, steps),
+        save_steps=steps,  # those before the last are asked for by `Cadence`
         save_total_limit=None,  # `keep_newest` does it, after the new checkpoint is whole
         eval_strategy="steps" if evaluate and saving else "no",
         eval_steps=schedule.get("eval_every") or steps,
@@ -1972,9 +2345,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
+    try:
+        code = main()
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # Taking the interpreter down with the communication threads alive now and then ends in an
-    # abort after the last checkpoint; everything is written, so leave without it.
+    # Taking the interpreter down takes seconds, and with the communication threads alive now and
+    # then ends in an abort after the last checkpoint; everything is written, so leave without it.
     os._exit(code)

@@ -8,6 +8,7 @@ from typing import Any
 from autotune.cli.stop import orphans
 from autotune.cli.terminal import describe
 from autotune.core.codec import to_plain
+from autotune.core.faithful import as_plain, say_faith
 from autotune.core.fault import Fault, InputError
 from autotune.core.history import Attempt, Story, fold
 from autotune.core.plan import Plan, changes
@@ -78,6 +79,7 @@ def _as_json(story: Story, view: View, state: str) -> dict[str, Any]:
         "step": view.step,
         "total_steps": view.total,
         "plan": to_plain(last.plan) if last else None,
+        "faithfulness": as_plain(story),
         "history": [
             {
                 "attempt": attempt.number,
@@ -119,4 +121,6 @@ def _as_text(folder: RunFolder, story: Story, view: View, state: str) -> list[st
         lines.append(f"known-good: {folder.known_good}")
     if last is not None:
         lines.append(f"last decision: {say_launch(last.launch)}")
+    if any(one.launch.checkpoint_step for one in story.attempts):
+        lines.append(f"against an undisturbed run: {say_faith(story)}")
     return [*lines, "", *tell_story(story)]

@@ -4,9 +4,11 @@ import dataclasses
 
 from autotune.core.broken_card import blamed_cards
 from autotune.core.budget import attempts_spent, time_spent, wait_spent
+from autotune.core.carry import Carry
 from autotune.core.climb import FASTER, faster, returns
+from autotune.core.continuity import expected_of
 from autotune.core.evidence import Diagnosis
-from autotune.core.failure import Failure
+from autotune.core.failure import Failure, Phase
 from autotune.core.history import Attempt, Story
 from autotune.core.ladder import (
     CURABLE,
@@ -19,9 +21,11 @@ from autotune.core.ladder import (
 )
 from autotune.core.leap import Leap, foreseen, may_leap
 from autotune.core.need import needed_bytes
-from autotune.core.outlook import Outlook, carry_to, saved_after
+from autotune.core.outlook import Outlook, Saved, carry_to, saved_after, writer_of
 from autotune.core.plan import Plan
 from autotune.core.record import Finish, GiveUp, Launch, Prove, Remedy, Step, Stop, Wait
+from autotune.core.resumed import Expected
+from autotune.core.risk import risk_of
 from autotune.core.rung import Deed, Scene
 
 
@@ -149,7 +153,7 @@ def _answer(story: Story, outlook: Outlook, means: Means) -> tuple[Attempt, Choi
     against is answered. A setting that broke as soon as a rung of ours turned it on may have a
     cure of its own; without one it is gone too, and the ladder goes on from before it.
     """
-    ran = [a for a in story.attempts if a.prepared is None or a.prepared.ok]
+    ran = [a for a in story.attempts if not _badly_converted(a)]
     while True:
         beaten, place = ran[-1], _before_the_break(ran)
         if place is None or beaten.failure in CURABLE:
@@ -157,6 +161,16 @@ def _answer(story: Story, outlook: Outlook, means: Means) -> tuple[Attempt, Choi
             if choice.plan is not None or place is None:
                 return beaten, choice
         ran = ran[: place + 1]
+
+
+def _badly_converted(attempt: Attempt) -> bool:
+    """Whether its start was a copy that could not be made, or was found to be another training."""
+    if attempt.prepared is not None and not attempt.prepared.ok:
+        return True
+    if not attempt.launch.carry.conversions or attempt.diagnosis is None:
+        return False
+    at_once = attempt.diagnosis.phase is Phase.RESUME
+    return attempt.failure is Failure.CHECKPOINT_MISMATCH and at_once
 
 
 def _broke_at_the_beginning(story: Story) -> bool:
@@ -230,7 +244,25 @@ def _launch(
         steps_again=(outlook.saved.step if outlook.saved else 0) - (saved.step if saved else 0),
         foreseen=choice.foreseen if choice else None,
         trial_of=_trial_gone_on_with(story, plan),
+        expected=_expected(story, outlook, saved, plan, carry),
+        risk=risk_of(story, plan, _chance(story, plan, choice), outlook.policy.limits),
     )
+
+
+def _expected(
+    story: Story, outlook: Outlook, saved: Saved | None, plan: Plan, carry: Carry
+) -> Expected | None:
+    if saved is None:
+        return None
+    writer, limits = writer_of(saved, story, outlook), outlook.policy.limits
+    return expected_of(story, saved.step, writer, plan, carry.kind, limits)
+
+
+def _chance(story: Story, plan: Plan, choice: Choice | None) -> float | None:
+    """Return the chance to fit that was last predicted of a plan."""
+    told = [one.launch.foreseen for one in story.attempts if one.plan == plan]
+    told += [choice.foreseen if choice else None]
+    return next((one.p_fit for one in reversed(told) if one is not None), None)
 
 
 def _trial_gone_on_with(story: Story, plan: Plan) -> int | None:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from autotune.core.failure import Failure, Phase, Role, Trait
 from autotune.core.memory.probe import Probe
 from autotune.core.pace import Pace
+from autotune.core.resumed import Continued
 from autotune.core.stack import Stack
 from autotune.core.stall import Stall
+from autotune.core.trail import Trail
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,16 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Rescued:
+    """How the last step of a training that was refused memory was saved, or why it was not."""
+
+    step: int | None
+    ok: bool  # it is a checkpoint of its own now
+    why: str = ""  # it is not
+    seconds: float = 0.0  # that the ranks held for it
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Everything a diagnosis may rest on for one attempt."""
 
@@ -169,10 +181,15 @@ class Evidence:
     machine: Machine = field(default_factory=Machine)
     stall: Stall | None = None  # the silence for which autotune ended it
     stacks: tuple[Stack, ...] = ()  # of every rank, taken before it was ended
+    ignored: tuple[str, ...] = ()  # settings of the plan that the ranks say are not in force
     diverged: str | None = None  # the sentence why it learned nothing any more
     probes: tuple[Probe, ...] = ()  # one for each moment reached, of the rank that held most
     pace: Pace | None = None  # of the optimizer steps, as rank 0 reported them
     longest: int | None = None  # padded tokens of the longest row, where the trainer looked
+    rescued: Rescued | None = None  # None: no rank said that it was refused memory
+    trail: Trail | None = None  # of its optimizer steps; None: it told of none
+    continued: Continued | None = None  # how it went on from a checkpoint, where it says so
+    global_batch: int | None = None  # in force, as the ranks read it from what trains
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class Checkpoints(_Strict):
     """How often to save and how many to keep."""
 
     every: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        default="auto", description="optimizer steps between checkpoints; auto: a tenth of the run"
+        default="auto",
+        description="optimizer steps between checkpoints; auto: by the cost of a save and the risk",
     )
     keep: int = Field(default=3, ge=2, description="checkpoints kept; the newest may be half-made")
 
@@ -91,6 +92,9 @@ class Job(_Strict):
         description="share of the run's time for trying plans predicted to be faster; 0: never",
     )
     limits: Limits = Limits()
+    probe: Literal["on", "off"] = Field(
+        default="on", description="look into the training's processes and save them from inside"
+    )
     proof: bool = Field(default=True, description="prove the known-good in a throwaway process")
     learn: bool = Field(
         default=True,

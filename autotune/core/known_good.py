@@ -4,6 +4,7 @@ import json
 import shlex
 from typing import Any
 
+from autotune.core.faithful import as_plain, say_faith
 from autotune.core.history import Story
 from autotune.core.plan import Plan
 from autotune.core.sentence import changed_from_start, printable, say_plan, tell_story
@@ -17,6 +18,7 @@ def story_comments(story: Story, plan: Plan) -> str:
         f"The plan that ran: {say_plan(plan)}.",
         f"Changed against the job as given: {changed_from_start(story, plan)}.",
         f"Proof: {proof.why if proof else 'unproven; the job asked for no proof'}.",
+        f"Against an undisturbed run: {say_faith(story)}.",
         "",
         "The story:",
         *tell_story(story),
@@ -38,6 +40,7 @@ def proof_file(story: Story, plan: Plan) -> dict[str, Any]:
         "peak_bytes": proof.peak_bytes if proof else None,
         "attempts": len(story.attempts),
         "plan": say_plan(plan),
+        "faithfulness": as_plain(story),
     }
 
 

@@ -46,7 +46,7 @@ class Outlook:
 def carry_to(plan: Plan, story: Story, outlook: Outlook, rung: Rung | None = None) -> Carry:
     """Return how the newest checkpoint that `rung` leaves becomes the start of `plan`."""
     saved = saved_after(rung, outlook)
-    shape = SavedShape(**shape_of(_writer(saved, story, outlook))) if saved is not None else None
+    shape = SavedShape(**shape_of(writer_of(saved, story, outlook))) if saved is not None else None
     return decide_carry(shape, WantedShape(**shape_of(plan)), frozenset(outlook.job.allow))
 
 
@@ -60,7 +60,7 @@ def saved_after(rung: Rung | None, outlook: Outlook) -> Saved | None:
     return outlook.saved
 
 
-def _writer(saved: Saved, story: Story, outlook: Outlook) -> Plan:
+def writer_of(saved: Saved, story: Story, outlook: Outlook) -> Plan:
     """Return the plan a checkpoint was written under."""
     for attempt in story.attempts:
         if attempt.number == saved.attempt:

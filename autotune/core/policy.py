@@ -39,6 +39,21 @@ class Thresholds(_Strict):
     stack_pause: Seconds = Field(description="between two looks at the stacks of a silent training")
     stall_looks: int = Field(ge=0, description="times a silence that moves gets twice as long")
     diverged_steps: int = Field(ge=2, description="steps in a row without a finite loss")
+    # These came later: a policy that was written before them goes on as it is.
+    rescue_grace: Seconds = Field(
+        default=60.0,
+        description="without another byte while a refused training's last step is saved",
+    )
+    loss_departs: float = Field(
+        default=1e-5, gt=0, description="share of a loss that a resume in fp32 may move"
+    )
+    loss_departs_16bit: float = Field(default=1e-3, gt=0, description="the same in bf16 and fp16")
+    unproven: Seconds = Field(
+        default=1800.0, description="in which a plan that does not hold shows it"
+    )
+    mean_failure: Seconds = Field(
+        default=86400.0, description="between two failures of a plan that holds"
+    )
 
 
 class Rule(_Strict):

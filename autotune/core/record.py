@@ -7,6 +7,7 @@ from autotune.core.carry import Carry
 from autotune.core.codec import CodecError, from_plain, to_plain
 from autotune.core.evidence import Diagnosis, Evidence
 from autotune.core.plan import Change, Plan
+from autotune.core.resumed import Expected
 
 SCHEMA = 1
 
@@ -54,6 +55,14 @@ class Foreseen:
 
 
 @dataclass(frozen=True)
+class Risk:
+    """Seconds between two failures of a plan, on average, as assumed for the save interval."""
+
+    unproven: float  # until it has taken steps, evaluated and saved
+    proven: float
+
+
+@dataclass(frozen=True)
 class Launch:
     """Start an attempt."""
 
@@ -69,6 +78,8 @@ class Launch:
     steps_again: int = 0  # trained before, and lost with what is set aside
     foreseen: Foreseen | None = None  # None: nothing could be predicted, or nobody asked
     trial_of: int | None = None  # the attempt whose plan held, and is gone back to
+    expected: Expected | None = None  # None at the first step
+    risk: Risk | None = None  # None: written by an autotune that knew of none
 
 
 @dataclass(frozen=True)

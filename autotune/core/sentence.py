@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from autotune.core.evidence import Rescued
 from autotune.core.failure import Failure
 from autotune.core.history import Attempt, Story
 from autotune.core.plan import Plan, changes
@@ -140,7 +141,15 @@ def _say_ended(event: AttemptEnded) -> str:
     step = f" at step {evidence.step}" if evidence.step else " before the first step"
     doubt = " (not sure)" if diagnosis.confidence < DOUBTFUL else ""
     ended = f"attempt {event.attempt} ended: {diagnosis.failure.value}{doubt}{where}{phase}{step}"
-    return f"{ended}{_memory(event)}; {_short(diagnosis.why)}"
+    return f"{ended}{_memory(event)}; {_short(diagnosis.why)}{_say_rescued(evidence.rescued)}"
+
+
+def _say_rescued(rescued: Rescued | None) -> str:
+    if rescued is None:
+        return ""
+    if rescued.ok:
+        return f"; step {rescued.step} was saved before it ended"
+    return f"; its last step was not saved: {_short(rescued.why)}"
 
 
 def _steps(count: int) -> str:

@@ -1,21 +1,28 @@
 """What the events of one attempt add up to: where each rank is, and what it reported last."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from autotune.core.divergence import Course, after_step
-from autotune.core.evidence import RankException
+from autotune.core.evidence import Gap, RankException
 from autotune.core.exception_event import exception_of
 from autotune.core.failure import Phase
 from autotune.core.memory.forecast import Moment
 from autotune.core.memory.probe import Probe
 from autotune.core.pace import Pace, Stopwatch
+from autotune.core.resumed import Continued
+from autotune.core.trail import Told, Tracker, Trail
 
 Event = Mapping[str, Any]
 
+_FINGERPRINT = re.compile("[0-9a-f]{16}")
 MOST_SIZE = 2**62  # no count of bytes, rows or tokens is larger
+MOST_RANKS = 4096
+MOST_GAPS = 64
+MOST_SAVES = 1024  # begun, and not yet told by every rank
 
 
 @dataclass
@@ -35,6 +42,8 @@ class View:
     eval_loss: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)  # in force, from rank 0
     exceptions: list[RankException] = field(default_factory=list)
+    holding: dict[int, int] = field(default_factory=dict)  # rank to the step it holds whole
+    cannot_hold: str | None = None  # why a rank that was refused memory could save nothing
     proven: dict[str, Any] | None = None
     stopped_step: int | None = None
     first_at: float | None = None  # wall-clock seconds of the first and the last event
@@ -42,6 +51,13 @@ class View:
     marks: int = 0  # reports that something was achieved
     course: Course = field(default_factory=Course)
     longest: int | None = None  # tokens of the longest row, padded, where the ranks looked for it
+    inside: set[int] = field(default_factory=set)  # ranks that the probe reports from
+    probe_seconds: float | None = None  # that rank 0's hooks took of its training
+    _refused: dict[int, RankException] = field(default_factory=dict)  # raised, perhaps caught
+    _probe_gaps: list[Gap] = field(default_factory=list)
+    _saved: dict[int, set[int]] = field(default_factory=dict)  # ranks that wrote, by step
+    continued: Continued | None = None
+    _tracker: Tracker = field(default_factory=Tracker)
     _probes: dict[Moment, Probe] = field(default_factory=dict)  # of the rank that held most
     _stopwatch: Stopwatch = field(default_factory=Stopwatch)
     _steps: dict[int, int] = field(default_factory=dict)  # by rank
@@ -68,6 +84,66 @@ class View:
         """Return how fast rank 0 goes; None before its first step."""
         return self._stopwatch.read()
 
+    def last_words(self) -> tuple[RankException, ...]:
+        """Return what ended each rank: as it said at the end, else the last that was raised in it.
+
+        What was raised in a rank that went on, or ended well, was caught.
+        """
+        said = {one.rank for one in self.exceptions}
+        raised = (one for rank, one in sorted(self._refused.items()) if rank not in said)
+        return (*self.exceptions, *raised)
+
+    def gaps(self) -> tuple[Gap, ...]:
+        """Return what the probes could not see, as they say themselves."""
+        return tuple(self._probe_gaps)
+
+    def silent_ranks(self) -> tuple[int, ...]:
+        """Return the ranks that began and have not said how they ended."""
+        spoke = self.ended | {one.rank for one in self.last_words()}
+        return tuple(rank for rank in sorted(self.ranks) if rank not in spoke)
+
+    def _see_armed(self, rank: int, event: Event) -> None:
+        if len(self.inside) < MOST_RANKS:
+            self.inside.add(rank)
+            self._see_start(rank, event)
+
+    def _see_probe_gap(self, rank: int, event: Event) -> None:
+        if len(self._probe_gaps) < MOST_GAPS:
+            why = f"{str(event.get('where'))[:200]}: {str(event.get('error'))[:500]}"
+            self._probe_gaps.append(Gap(f"probe of rank {rank}", why))
+
+    def _see_refused(self, rank: int, event: Event) -> None:
+        if len(self._refused) < MOST_RANKS:
+            self._refused[rank] = exception_of(rank, event)
+
+    def _see_holds(self, rank: int, event: Event) -> None:
+        step, why = _whole(event.get("step")), event.get("why")
+        if isinstance(why, str):
+            self.cannot_hold = why[:500]
+        elif step is not None and len(self.holding) < MOST_RANKS:
+            self.marks += rank not in self.holding
+            self.holding[rank] = step
+
+    def _see_rescue(self, _: int, __: Event) -> None:
+        self.marks += 1  # a rank has written its part; what it wrote is judged by its files
+
+    def _see_left(self, rank: int, _: Event) -> None:
+        self._end(rank)
+
+    def _see_probe_cost(self, rank: int, event: Event) -> None:
+        if rank == 0:
+            self.probe_seconds = _number(event.get("seconds"))
+
+    @property
+    def trail(self) -> Trail | None:
+        """Return what the steps of rank 0 leave behind; None before the first."""
+        return self._tracker.read()
+
+    @property
+    def global_batch(self) -> int | None:
+        """Return the global batch in force; None before it was told."""
+        return _size(self.settings.get("global_batch"))
+
     def _see_start(self, rank: int, event: Event) -> None:
         pid = _whole(event.get("pid"))
         if pid is not None and pid > 1:
@@ -91,7 +167,8 @@ class View:
         step = _whole(event.get("step"))
         if step is None:
             return
-        if len(self._steps) < 4096 and step > self._steps.get(rank, -1):
+        self._refused.pop(rank, None)
+        if len(self._steps) < MOST_RANKS and step > self._steps.get(rank, -1):
             self._steps[rank] = step  # the same step said again is no progress
             self.marks += 1
         if rank != 0:
@@ -108,6 +185,10 @@ class View:
             self.first_loss = self.loss
         self.learning_rate = _number(event.get("lr"))
         self.step_seconds = seconds
+        told = Told(
+            step, self.loss, _fingerprint(event.get("batch_fingerprint")), self.learning_rate
+        )
+        self._tracker.step(told, _size(event.get("batch_rows")))
 
     def _see_probe(self, rank: int, event: Event) -> None:
         moment = next((one for one in Moment if one.value == event.get("moment")), None)
@@ -138,10 +219,35 @@ class View:
         self._evaluated = step
         self.eval_loss = _number(event.get("loss"))
 
-    def _see_checkpoint(self, _: int, event: Event) -> None:
+    def _see_checkpoint(self, rank: int, event: Event) -> None:
         reached = _whole(event.get("step")) or self.checkpoint_step
+        ranks = _size(event.get("world_size"))  # each says so for itself, where this is told
+        if reached is not None and ranks is not None and len(self._saved) < MOST_SAVES:
+            wrote = self._saved.setdefault(reached, set())
+            wrote.add(rank)
+            if len(wrote) < ranks:
+                return
+            self._saved = {step: by for step, by in self._saved.items() if step > reached}
         self.marks += reached != self.checkpoint_step
         self.checkpoint_step = reached
+        self._tracker.saved(reached or 0)
+
+    def _see_continuity(self, rank: int, event: Event) -> None:
+        step, check = _whole(event.get("step")), event.get("check")
+        if rank != 0 or step is None or not isinstance(check, str):
+            return
+        self.marks += 1
+        before = self.continued
+        self.continued = Continued(
+            step=before.step if before else step,
+            check=check[:20],
+            loss=_number(event.get("loss")),
+            saved_loss=_number(event.get("saved_loss")),
+            tolerance=_number(event.get("tolerance")),
+            spread=_number(event.get("spread")),
+            rate=before.rate if before else _number(event.get("lr")),
+            rate_expected=before.rate_expected if before else _number(event.get("lr_expected")),
+        )
 
     def _see_stopped(self, rank: int, event: Event) -> None:
         self._end(rank)
@@ -164,6 +270,11 @@ class View:
     def _end(self, rank: int) -> None:
         self.marks += rank not in self.ended
         self.ended.add(rank)
+        self._refused.pop(rank, None)
+
+
+def _fingerprint(value: Any) -> str | None:
+    return value if isinstance(value, str) and _FINGERPRINT.fullmatch(value) else None
 
 
 def _whole(value: Any) -> int | None:

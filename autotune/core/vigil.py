@@ -27,6 +27,7 @@ class Glance:
     at: float
     stop_asked: bool = False
     hurry: bool = False
+    rescuing: bool = False  # ranks hold their exit until their last step is saved
     rank_died: bool = False
     seconds_left: float | None = None  # of the run's wall limit
     pulse: Pulse = field(default_factory=Pulse)
@@ -62,6 +63,8 @@ def watch_over(vigil: Vigil, glance: Glance, limits: Thresholds) -> tuple[Vigil,
     vigil = dataclasses.replace(vigil, rhythm=beat(vigil.rhythm, glance.at, glance.pulse))
     if glance.hurry:
         return dataclasses.replace(vigil, ended_by_us="stop"), Act.KILL
+    if glance.rescuing:
+        return vigil, Act.LEAVE  # it is bounded by itself, and what was asked for is seen to after
     if vigil.asked_at is not None:
         if glance.at - vigil.asked_at >= limits.stop_grace:
             return vigil, Act.END
@@ -70,11 +73,7 @@ def watch_over(vigil: Vigil, glance: Glance, limits: Thresholds) -> tuple[Vigil,
     elif glance.seconds_left is not None and glance.seconds_left <= 0:
         return dataclasses.replace(vigil, ended_by_us="wall", asked_at=glance.at), Act.ASK_SAVE
     if glance.rank_died:
-        if vigil.rank_died_at is None:
-            return dataclasses.replace(vigil, rank_died_at=glance.at), Act.LEAVE
-        if glance.at - vigil.rank_died_at >= limits.rank_grace:
-            return dataclasses.replace(vigil, ended_by_us="rank_died"), Act.END
-        return vigil, Act.LEAVE
+        return _after_a_death(vigil, glance, limits)
     if vigil.asked_at is None and glance.steered is not None:
         asked = dataclasses.replace(vigil, ended_by_us=glance.steered, asked_at=glance.at)
         return asked, Act.ASK_SAVE
@@ -83,6 +82,14 @@ def watch_over(vigil: Vigil, glance: Glance, limits: Thresholds) -> tuple[Vigil,
     if glance.diverged is not None:
         return dataclasses.replace(vigil, ended_by_us="diverged", diverged=glance.diverged), Act.END
     return _listen(vigil, glance, limits)
+
+
+def _after_a_death(vigil: Vigil, glance: Glance, limits: Thresholds) -> tuple[Vigil, Act]:
+    if vigil.rank_died_at is None:
+        return dataclasses.replace(vigil, rank_died_at=glance.at), Act.LEAVE
+    if glance.at - vigil.rank_died_at >= limits.rank_grace:
+        return dataclasses.replace(vigil, ended_by_us="rank_died"), Act.END
+    return vigil, Act.LEAVE
 
 
 def looked(

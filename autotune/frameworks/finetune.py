@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from autotune.core.allocator import NEW_NAME, OLD_NAME, parse
+from autotune.core.codec import to_plain
 from autotune.core.fault import Fault
 from autotune.core.job import Job, absolute
 from autotune.core.outlook import STEPS_WITH
@@ -166,7 +167,7 @@ class Finetune:
     def program(self, setting: Setting) -> Program:
         """Return the trainer's argument and the one file it reads."""
         train = json.dumps(train_file(setting), indent=1)
-        return Program(argv=("train.json",), files={"train.json": train})
+        return Program(argv=("train.json",), files={"train.json": train}, own_events=True)
 
 
 def train_file(setting: Setting) -> dict[str, Any]:
@@ -244,12 +245,25 @@ def train_file(setting: Setting) -> dict[str, Any]:
             "every": None if every == "auto" else every,
             "keep": job.checkpoints.keep,
             "resume": setting.resume,
+            "risk": to_plain(setting.risk),
         },
+        "continuity": _continuity(setting),
         "channel": {
             "events": f"{setting.folder}/events",
             "control": setting.control,
             "attempt": setting.attempt,
         },
+    }
+
+
+def _continuity(setting: Setting) -> dict[str, Any] | None:
+    expected = setting.expected
+    if expected is None:
+        return None
+    return {
+        "tolerance": expected.tolerance,
+        "replay": [[one.step, one.loss, one.samples] for one in expected.replay],
+        "band": to_plain(expected.band),
     }
 
 

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 from autotune.core.fault import Fault
 from autotune.core.job import Job
 from autotune.core.plan import Device, Plan
+from autotune.core.record import Risk
+from autotune.core.resumed import Expected
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Setting:
     load_universal: bool = False
     ds_overrides: tuple[tuple[str, bool | int], ...] = ()  # by dotted path
     mode: str = "train"  # or "prove"
+    expected: Expected | None = None  # what a resume is held against
+    risk: Risk | None = None  # for the save interval; None: a tenth of the run
     limit_bytes: int | None = None  # of one rank: RLIMIT_DATA, or the allocator's cap on a GPU
 
 
@@ -49,6 +53,7 @@ class Program:
 
     argv: tuple[str, ...]
     files: Mapping[str, str]
+    own_events: bool = False  # it writes the events that the probe would write for it
 
 
 class Framework(Protocol):

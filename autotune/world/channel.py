@@ -9,6 +9,12 @@ from autotune.core.view import View
 from autotune.world.event_file import EventFolder
 from autotune.world.output import OutputTail
 
+NOT_INSIDE = Gap(
+    "events from inside",
+    "no process of the training loaded the probe: it ended before torch was imported, is no Python,"
+    " or runs under -S, -E or -I",
+)
+
 
 class AttemptChannel:
     """The output and the events of one attempt's folder."""
@@ -20,6 +26,8 @@ class AttemptChannel:
         self._scanner = Scanner(signatures)
         self._output = OutputTail(folder / "output.log", self._scanner.read, log_bytes)
         self._events = EventFolder(folder / "events")
+        self._probed = (folder / "probe").is_dir()
+        self._closed = False
 
     @property
     def output_bytes(self) -> int:
@@ -42,6 +50,7 @@ class AttemptChannel:
         while self._read_events():
             pass
         self._output.compact()
+        self._closed = True
 
     def signs(self) -> tuple[Sign, ...]:
         """Return the signatures found in the output."""
@@ -49,15 +58,20 @@ class AttemptChannel:
 
     def exceptions(self) -> tuple[RankException, ...]:
         """Return what ended each rank, with the signatures found in its words."""
-        return tuple(with_signs(e, self._signatures) for e in self.view.exceptions)
+        return tuple(with_signs(e, self._signatures) for e in self.view.last_words())
 
     def gaps(self) -> tuple[Gap, ...]:
         """Return what could not be read or kept."""
-        return (*self._output.gaps(), *self._events.gaps())
+        gaps = (*self._output.gaps(), *self._events.gaps(), *self.view.gaps())
+        return (*gaps, NOT_INSIDE) if self._is_outside() else gaps
 
     def last_lines(self, count: int) -> list[str]:
         """Return the end of the output as a person would have seen it."""
         return self._output.last_lines(count)
+
+    def _is_outside(self) -> bool:
+        """Whether the attempt is over and the probe that was laid for it never spoke."""
+        return self._closed and self._probed and not self.view.inside
 
     def _read_events(self) -> int:
         events = self._events.poll()

@@ -9,6 +9,7 @@ from pathlib import Path
 from autotune.world.files import make_folder, read_json
 
 SENTINEL = "autotune-complete.json"  # written last, after a barrier over all ranks
+BEGUN = "autotune-begun.json"  # written first, and removed after the last
 ASIDE = "set-aside"  # folder beside the checkpoints, for those that are not started from any more
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -93,15 +94,15 @@ def set_aside(checkpoint: Path, by: str) -> Path:
 def remove_broken(folder: Path, newer_than: int) -> list[str]:
     """Remove half-written checkpoints that this run began after step `newer_than`.
 
-    A trainer saving into such a folder would mix its files with the old ones. Only folders
-    without the last file are touched. Returns their names.
+    A trainer saving into such a folder would mix its files with the old ones. Only folders that
+    say a save of ours began there, and did not end, are touched. Returns their names.
     """
     removed = []
     for candidate in folder.glob("checkpoint-*"):
         step = step_of(candidate)
         if step is None or step <= newer_than or candidate.is_symlink():
             continue
-        if isinstance(inspect(candidate), str):
+        if (candidate / BEGUN).is_file() and not (candidate / SENTINEL).exists():
             shutil.rmtree(candidate, ignore_errors=True)
             removed.append(candidate.name)
     return removed

@@ -13,7 +13,8 @@ from autotune.world.line_splitter import LineSplitter
 
 KINDS = frozenset({
     "start", "phase", "settings", "probe", "rehearsal", "step", "eval", "checkpoint", "stopped",
-    "finished", "proven", "exception",
+    "finished", "proven", "exception", "armed", "probe_gap", "refused", "holds", "rescue",
+    "left", "probe_cost", "continuity",
 })  # fmt: skip
 LINE_BYTES = 256 * 1024  # half of the longest line that is read as an event
 POLL_BYTES = 2 * 1024 * 1024  # of one rank

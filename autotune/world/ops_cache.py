@@ -56,14 +56,25 @@ def clear_locks(ops: Path) -> list[str]:
 
 
 def keep(ops: Path, cache: Path) -> None:
-    """Copy a run's finished builds into the cache, whole or not at all."""
+    """Copy a run's finished builds into the cache, whole or not at all.
+
+    A build that is newer than the one there takes its place: ninja made it anew because the sources
+    had changed, as in an environment that was installed again, and would in every run to come.
+    """
     for built in ops.glob("*/*.so"):
         target = cache / built.parent.name
-        if target.exists() or (built.parent / "lock").exists():
-            continue
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
+            if (built.parent / "lock").exists() or not _newer(built, target / built.name):
+                continue
+            partial = target.with_name(f".{target.name}.{os.getpid()}")
             cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-            shutil.copytree(built.parent, partial)
-            partial.rename(target)
-        shutil.rmtree(partial, ignore_errors=True)
+            try:
+                shutil.copytree(built.parent, partial)
+                shutil.rmtree(target, ignore_errors=True)
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _newer(built: Path, kept: Path) -> bool:
+    return not kept.exists() or built.stat().st_mtime > kept.stat().st_mtime

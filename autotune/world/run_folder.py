@@ -1,5 +1,6 @@
 """The run folder: the name of every path in it, its lock, and its control file."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -62,6 +63,27 @@ class RunFolder:
         """Tell the ranks alone to save and end; the run may go on after that."""
         self._command("stop", SUPERVISOR + why)
 
+    def tell_ranks_to_rescue(self, attempt: int, step: int, order: int) -> None:
+        """Tell each rank of an attempt to write its part of the step it has just completed."""
+        self._command("save", SUPERVISOR + "rescue", attempt=attempt, step=step, id=order)
+
+    def release_ranks(self, attempt: int) -> None:
+        """Tell ranks that hold their exit to end."""
+        self._command("release", SUPERVISOR + "rescue", attempt=attempt)
+
+    def show_alive(self) -> None:
+        """Let ranks that hold see that somebody is still there."""
+        with contextlib.suppress(OSError):
+            os.utime(self.control)
+
+    def tell_ranks_of_end(self) -> None:
+        """Tell the ranks that SIGTERM means it: no step boundary is waited for any more.
+
+        A stop that stands is left standing, since it may be the owner's.
+        """
+        if not self.tells_stop():
+            self._command("end", SUPERVISOR + "what is left is ended")
+
     def clear_stop(self) -> None:
         """Take back a stop that was seen to."""
         held = read_json(self.control)
@@ -81,11 +103,11 @@ class RunFolder:
         held = read_json(self.control)
         return isinstance(held, dict) and held.get("command") == "stop"
 
-    def _command(self, command: str, by: str) -> None:
+    def _command(self, command: str, by: str, **more: int) -> None:
         held = read_json(self.control)
         sequence = held.get("seq", 0) if isinstance(held, dict) else 0
         sequence = sequence if isinstance(sequence, int) else 0
-        write_json(self.control, {"seq": sequence + 1, "command": command, "by": by})
+        write_json(self.control, {"seq": sequence + 1, "command": command, "by": by, **more})
 
 
 class RunLock:

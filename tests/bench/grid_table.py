@@ -82,12 +82,13 @@ def _row(cell: Cell, results: Results) -> tuple[str, ...]:
     except KeyError:
         return (cell.name, "?", *[""] * (len(HEAD) - 2))
     best = best_of(cell, results)
-    given = peaks.get(cell.plans[0], 0)
+    given = peaks.get(cell.plans[0])
+    fits = "" if given is None or given > limit else ", fits"
     ways = [_way(results.of(cell.name, way), best) for way in ("predicted", "as_given", "hf")]
     return (
         cell.name,
         f"{limit // MIB} MiB",
-        f"{given // MIB} MiB{'' if given > limit else ', fits'}",
+        "not measured" if given is None else f"{given // MIB} MiB{fits}",
         *ways,
         f"{best[0]}: {best[1]:.2f}/s" if best else "none fits",
     )

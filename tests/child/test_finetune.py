@@ -208,7 +208,13 @@ def test_a_training_reports_what_is_in_force_and_keeps_complete_checkpoints(
     assert [path.name for path in kept] == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
     for path, step in zip(kept, (2, 4, 6), strict=True):
         mark = json.loads((path / finetune.COMPLETE_MARK).read_text())
-        assert mark == {"step": step, "attempt": 1, "world_size": 1, "zero_stage": 2}
+        told = {"step": step, "attempt": 1, "world_size": 1, "zero_stage": 2}
+        assert {name: mark[name] for name in told} == told
+        files = [one for one in path.rglob("*") if one.is_file()]
+        assert mark["bytes"] == pytest.approx(sum(one.stat().st_size for one in files), abs=1000)
+        assert 0 < mark["seconds"] < TIME_LIMIT
+        assert mark["reference"]["loss"] > 0
+        assert not (path / finetune.BEGUN_MARK).exists()
 
 
 def test_a_stopped_training_goes_on_under_another_shape_as_if_undisturbed(

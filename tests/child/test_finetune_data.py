@@ -335,18 +335,9 @@ def test_old_checkpoints_go_only_when_newer_ones_are_complete(tmp_path: Path) ->
         folder.mkdir()
         if step != 20:
             (folder / finetune.COMPLETE_MARK).write_text("{}")
-    finetune.keep_newest(tmp_path, 2)
+    finetune.keep_newest(tmp_path, 20, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoint-10",
         "checkpoint-15",
         "checkpoint-20",
     ]
-
-
-@pytest.mark.parametrize(
-    ("every", "steps", "expected"), [(5, 30, 5), (None, 30, 3), (None, 31, 4), (None, 1, 1)]
-)
-def test_checkpoints_are_as_often_as_asked_or_a_tenth_of_the_run(
-    every: int | None, steps: int, expected: int
-) -> None:
-    assert finetune.steps_between_saves({"checkpoints": {"every": every}}, steps) == expected

@@ -21,6 +21,15 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
             "oom_observer attached",
         ],
     ),
+    "resumed_as_another": (
+        [
+            "__main__.Discontinuity: the checkpoint of step 40 does not go on as it ended: the "
+            "loss of its reference rows was 2.100000 when it was saved and is 7.300000 now",
+            "Discontinuity: step 41 does not go on as it ended: it is trained again on other "
+            "samples",
+        ],
+        ["the schedule does not go on for ever", "it goes on as it ended"],
+    ),
     "device_runtime_out_of_memory": (
         ["RuntimeError: CUDA error: out of memory", "RuntimeError: CUDA error: "
          "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"],

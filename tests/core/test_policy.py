@@ -35,6 +35,10 @@ limits:
   stack_pause: 10s
   stall_looks: 5
   diverged_steps: 50
+  loss_departs: 0.0001
+  loss_departs_16bit: 0.02
+  unproven: 30m
+  mean_failure: 24h
 rules:
   - when: device_oom
     and: [on_gpu]

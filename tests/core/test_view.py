@@ -16,11 +16,13 @@ from autotune.core.view import View
 
 KINDS = [
     "start", "phase", "settings", "step", "eval", "checkpoint", "stopped", "finished", "proven",
-    "exception", "__init__", "probe", "rehearsal",
+    "exception", "__init__", "probe", "rehearsal", "armed", "probe_gap", "refused", "left",
+    "probe_cost",
 ]  # fmt: skip
 KEYS = [
     "rank", "pid", "phase", "step", "total", "total_steps", "loss", "lr", "seconds", "memory",
     "t", "type", "message", "traceback", "moment", "peak_bytes", "held_bytes", "longest",
+    "world_size", "where", "error",
 ]  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -164,3 +166,34 @@ def test_evidence_written_before_there_were_probes_still_loads() -> None:
     for name in ("probes", "pace", "longest"):
         del plain[name]
     assert from_plain(Evidence, plain) == Evidence(attempt=1)
+
+
+def test_a_checkpoint_counts_once_every_rank_has_written_its_part() -> None:
+    view = View()
+    said = {"kind": "checkpoint", "step": 4, "world_size": 2}
+    view.see({**said, "rank": 1})
+    view.see({**said, "rank": 1})
+    assert view.checkpoint_step is None
+    view.see({**said, "rank": 0})
+    assert view.checkpoint_step == 4
+
+
+def test_what_was_raised_and_caught_is_not_what_ended_a_rank() -> None:
+    view = View()
+    for rank in range(3):
+        view.see({"kind": "armed", "rank": rank, "pid": 100 + rank})
+        view.see({"kind": "refused", "rank": rank, "type": "E", "message": "no room"})
+    view.see({"kind": "step", "rank": 0, "step": 2})
+    view.see({"kind": "exception", "rank": 1, "type": "F"})
+    assert [(one.rank, one.type) for one in view.last_words()] == [(1, "F"), (2, "E")]
+    assert view.silent_ranks() == (0,)
+    assert [one.rank for one in view.exceptions] == [1]  # a refusal alone is nobody's death
+
+
+def test_what_the_probe_could_not_see_is_a_gap() -> None:
+    view = View()
+    for _ in range(100):
+        view.see({"kind": "probe_gap", "rank": 1, "where": "engine_hooks.made", "error": "E: no"})
+    assert view.gaps()[0].reading == "probe of rank 1"
+    assert view.gaps()[0].why == "engine_hooks.made: E: no"
+    assert len(view.gaps()) == 64

@@ -59,6 +59,47 @@ def test_a_damaged_checkpoint_is_set_aside_and_no_step_is_lost_unsaid(tmp_path: 
     assert trained_steps(job) == list(range(1, 13))
 
 
+def test_a_resume_that_comes_back_as_another_training_goes_back_one_checkpoint(
+    tmp_path: Path,
+) -> None:
+    job = make_job(tmp_path, {"fits": {"6": 4}, "departs_in": [2]})
+
+    assert run(job) == 0
+
+    told = story(job)
+    assert rungs(told) == [None, "smaller_micro_batch", "previous_checkpoint"]
+    assert told.attempts[1].failure is Failure.CHECKPOINT_MISMATCH
+    assert "does not go on as it ended" in terminal(job)
+    assert trained_steps(job) == list(range(1, 13))
+    proof = json.loads((run_folder(job) / "known-good" / "proof.json").read_text())
+    faith = proof["faithfulness"]
+    assert faith["faithful"] is True, faith
+    assert [one["counts"] for one in faith["attempts"]] == [[1, 3], None, [4, 12]]
+    (again,) = faith["trained_again"]
+    assert (again["steps"], again["largest_departure"]) == ([4, 6], 0)
+
+
+def test_the_proof_has_the_digest_of_an_undisturbed_run(tmp_path: Path) -> None:
+    digests = []
+    for name, given in (("calm", {}), ("rough", {"fits": {"6": 4, "10": 2}})):
+        job = make_job(tmp_path / name, given)
+        assert run(job) == 0
+        proof = json.loads((run_folder(job) / "known-good" / "proof.json").read_text())
+        digests.append(proof["faithfulness"]["samples"])
+        assert proof["faithfulness"]["faithful"] is True
+
+    assert digests[0] == digests[1] is not None
+
+
+def test_a_run_that_trained_other_samples_says_that_it_is_not_faithful(tmp_path: Path) -> None:
+    job = make_job(tmp_path, {"fits": {"8": 4}, "other_samples_in": [2]})
+
+    assert run(job) == 0
+
+    held = (run_folder(job) / "known-good" / "job.yaml").read_text()
+    assert "not faithful: step 7 was trained again on other samples" in held
+
+
 def test_every_attempt_has_a_port_of_its_own(tmp_path: Path) -> None:
     job = make_job(tmp_path, DAMAGED)
 

@@ -20,7 +20,8 @@ summary: another ZeRO stage, and nothing else
 choose: in_order
 limits: {same_cause: 3, stop_grace: 5m, rank_grace: 30s, term_grace: 5s, release: 5s,
          cuda_context: 0, silence_start: 30m, silence_step: 10m, silence_aside: 30m,
-         silence_factor: 10, stack_pause: 10s, stall_looks: 5, diverged_steps: 50}
+         silence_factor: 10, stack_pause: 10s, stall_looks: 5, diverged_steps: 50,
+         loss_departs: 0.0001, loss_departs_16bit: 0.02, unproven: 30m, mean_failure: 24h}
 rules:
   - {when: device_oom, try: [zero_up], spend: "yes", why: a test}
   - {when: anything, try: [], spend: "no", why: a test}
@@ -40,7 +41,9 @@ def test_zero_2_goes_on_at_zero_3_in_the_second_epoch_with_the_very_same_steps(
     same = {"settings": settings, "proof": False, "policy": str(policy)}
     undisturbed = make_job(tmp_path / "undisturbed", data, None, **same)
     assert begin(undisturbed).wait() == 0
-    job = make_job(tmp_path / "disturbed", data, None, **same)
+    # Nothing is saved before the refusal: what is converted is what was saved because of it.
+    seldom = {"checkpoints": {"every": 100, "keep": 2}}
+    job = make_job(tmp_path / "disturbed", data, None, **same, **seldom)
     run = job.parent / "runs" / "real"
 
     supervisor = begin(job)
@@ -53,6 +56,9 @@ def test_zero_2_goes_on_at_zero_3_in_the_second_epoch_with_the_very_same_steps(
     launches = [e for e in journal if e["event"] == "decided" and e["step"] == "launch"]
     assert [launch["plan"]["zero_stage"] for launch in launches] == [2, 3]
     assert launches[1]["carry"]["kind"] == "staged"
+    ended = next(e for e in journal if e["event"] == "attempt_ended")
+    assert ended["evidence"]["rescued"]["ok"]
+    assert ended["evidence"]["rescued"]["step"] == launches[1]["checkpoint_step"]
     assert launches[1]["checkpoint_step"] >= 6
     in_force = settings_event(run, "002")
     assert in_force["zero_stage"] == 3

@@ -9,7 +9,7 @@ from autotune.cli.terminal import JsonTeller
 from autotune.cli.wiring import lay_ground
 from autotune.core.carry import WantedShape, decide_carry
 from autotune.core.outlook import shape_of
-from autotune.spawn import Spawner
+from autotune.spawn import Spawner, Start
 from autotune.world.clock import SystemClock
 from autotune.world.process import RunningAttempt, marked
 from tests.e2e.fast_job import make_job
@@ -34,6 +34,6 @@ def test_ranks_that_nobody_can_watch_are_ended(
     folder = ground.folder.attempt(1)
     carry = decide_carry(None, WantedShape(**shape_of(ground.start)))
     with pytest.raises(RuntimeError, match="went away"):
-        spawner.spawn(ground.start, carry, 1, folder, None, "train")
+        spawner.spawn(Start(ground.start, carry, 1, folder))
     assert started
     assert marked(spawner.mark(folder)) == []

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from autotune.child.finetune import keep_newest
+from autotune.child.finetune import keep_newest, make_way
 from autotune.world.checkpoints import (
+    BEGUN,
     SENTINEL,
     Checkpoint,
     inspect,
@@ -93,14 +94,84 @@ def test_half_written_checkpoints_after_the_start_are_removed_and_nothing_else(
     tmp_path: Path,
 ) -> None:
     whole(tmp_path, 10)
-    (whole(tmp_path, 20) / SENTINEL).unlink()
-    (whole(tmp_path, 5) / SENTINEL).unlink()
+    for step in (5, 20, 30):
+        begun = whole(tmp_path, step)
+        (begun / SENTINEL).unlink()
+        if step != 30:  # that one is somebody else's
+            (begun / BEGUN).touch()
     (tmp_path / "checkpoint-best").mkdir()
 
     assert remove_broken(tmp_path, newer_than=10) == ["checkpoint-20"]
 
     names = sorted(f.name for f in tmp_path.iterdir())
-    assert names == ["checkpoint-10", "checkpoint-5", "checkpoint-best"]
+    assert names == ["checkpoint-10", "checkpoint-30", "checkpoint-5", "checkpoint-best"]
+
+
+def test_a_checkpoint_that_was_whole_and_lost_a_file_is_not_removed(tmp_path: Path) -> None:
+    (whole(tmp_path, 20) / "latest").unlink()
+
+    assert remove_broken(tmp_path, newer_than=10) == []
+    assert newest(tmp_path) is None
+
+
+def test_the_checkpoint_just_written_stays_beside_damaged_ones_of_later_steps(
+    tmp_path: Path,
+) -> None:
+    for step in (10, 12, 20, 30, 40):
+        whole(tmp_path, step)
+    for step in (20, 30, 40):
+        (tmp_path / f"checkpoint-{step}" / "latest").unlink()
+
+    keep_newest(tmp_path, 12, 2)
+
+    assert [found.step for found in all_whole(tmp_path)] == [12, 10]
+
+
+def test_what_is_no_checkpoint_of_ours_is_neither_counted_nor_removed(tmp_path: Path) -> None:
+    elsewhere = whole(tmp_path / "elsewhere", 1)
+    runs = tmp_path / "runs"
+    for step in (10, 20):
+        whole(runs, step)
+    (whole(runs, 5) / SENTINEL).unlink()
+    (whole(runs, 8) / SENTINEL).rename(runs / "mark")
+    (runs / "checkpoint-1").symlink_to(elsewhere)
+    best = runs / "checkpoint-best"
+    best.mkdir()
+    (best / SENTINEL).touch()
+
+    keep_newest(runs, 20, 1)
+
+    left = sorted(f.name for f in runs.glob("checkpoint-*"))
+    assert left == ["checkpoint-1", "checkpoint-20", "checkpoint-5", "checkpoint-8", best.name]
+    assert (elsewhere / SENTINEL).is_file()
+
+
+def test_a_save_makes_way_without_losing_what_is_not_its_own(tmp_path: Path) -> None:
+    (whole(tmp_path, 10) / SENTINEL).unlink()
+    assert make_way(tmp_path / "checkpoint-10") is None
+    assert (tmp_path / "set-aside" / "checkpoint-10-found" / "latest").is_file()
+    assert [f.name for f in (tmp_path / "checkpoint-10").iterdir()] == [BEGUN]
+
+    # A save of ours that broke off is begun anew, and leaves nothing behind.
+    (tmp_path / "checkpoint-10" / "model.safetensors").touch()
+    assert make_way(tmp_path / "checkpoint-10") is None
+    assert [f.name for f in (tmp_path / "checkpoint-10").iterdir()] == [BEGUN]
+
+    # A whole one is kept until the new one is whole as well.
+    replaced = make_way(whole(tmp_path, 20))
+    assert replaced == tmp_path / "set-aside" / "checkpoint-20-replaced"
+    assert (replaced / SENTINEL).is_file()
+
+
+def test_a_link_in_the_way_of_a_save_is_moved_and_what_it_names_stays(tmp_path: Path) -> None:
+    elsewhere = whole(tmp_path / "elsewhere", 10)
+    (tmp_path / "checkpoint-10").symlink_to(elsewhere)
+
+    assert make_way(tmp_path / "checkpoint-10") is None
+
+    assert not (tmp_path / "checkpoint-10").is_symlink()
+    assert (elsewhere / SENTINEL).is_file()
+    assert (tmp_path / "set-aside" / "checkpoint-10-found").is_symlink()
 
 
 def test_whole_checkpoints_are_listed_newest_first(tmp_path: Path) -> None:
@@ -121,7 +192,7 @@ def test_a_checkpoint_set_aside_is_kept_and_found_by_nobody(tmp_path: Path) -> N
     assert (place / SENTINEL).is_file()
     assert [found.step for found in all_whole(tmp_path)] == [10]
     assert remove_broken(tmp_path, 0) == []
-    keep_newest(tmp_path, 1)  # as the trainer does
+    keep_newest(tmp_path, 10, 1)  # as the trainer does
     assert place.is_dir()
 
 

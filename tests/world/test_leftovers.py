@@ -1,5 +1,6 @@
 """What runs leave on a machine is cleaned up, and what is not ours stays."""
 
+import os
 from pathlib import Path
 
 from autotune.world.environment import free_port
@@ -22,6 +23,21 @@ def test_a_finished_build_reaches_the_next_run_through_the_cache(tmp_path: Path)
     warm(tmp_path / "second", tmp_path / "cache")
 
     assert (tmp_path / "second" / "cpu_adam" / "cpu_adam.so").read_bytes() == b"elf"
+
+
+def test_a_build_made_anew_takes_the_place_of_the_one_in_the_cache(tmp_path: Path) -> None:
+    build(tmp_path / "first", "cpu_adam")
+    keep(tmp_path / "first", tmp_path / "cache")
+    kept = tmp_path / "cache" / "cpu_adam" / "cpu_adam.so"
+    for name, age in (("older", -60), ("newer", 60)):
+        build(tmp_path / name, "cpu_adam")
+        made = tmp_path / name / "cpu_adam" / "cpu_adam.so"
+        made.write_text(name)
+        os.utime(made, (kept.stat().st_mtime + age,) * 2)
+        keep(tmp_path / name, tmp_path / "cache")
+
+    assert kept.read_text() == "newer"
+    assert [one.name for one in (tmp_path / "cache").iterdir()] == ["cpu_adam"]
 
 
 def test_a_build_whose_lock_is_held_is_not_kept(tmp_path: Path) -> None:

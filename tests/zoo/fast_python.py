@@ -15,13 +15,18 @@ hangs for ever: stopped (rank 1, by SIGSTOP), build_lock, elsewhere (rank 0, whi
 it) or, as attempt 0, in the proof. "slow_at" {"step": [kind, seconds]} only takes long: step,
 first_step (writing all the while), loop (at changing lines), eval, save or until_stopped (over as
 soon as ranks are asked to stop); "2:+4" is attempt 2's fourth step. In the attempts of
-"unreadable_in" the checkpoint they start from cannot be read; "stale" makes every attempt fail that
-finds an extension which an earlier run has compiled.
+"unreadable_in" the checkpoint they start from cannot be read, in those of "departs_in" its weights
+come back as others, and in those of "other_samples_in" other samples follow; "stale" makes every
+attempt fail that finds an extension which an earlier run has compiled.
+
+"holds" makes ranks that are refused memory hold until their last step is saved: "well", "spoiled"
+(a file is not what its rank says), "alone" (rank 1 writes nothing) or "elsewhere" (rank 1 is at
+another step).
 
 "survey" is what it answers when asked: changes to SURVEY, or "hangs", "floods" or "fails". "probes"
 {"moment": [peak, held]} is told before the first step. "step_seconds" {"8": 0.5} is how long a step
 is said to take at that micro-batch, "8 checkpointed" with activation checkpointing; really it takes
-"seconds" under any plan.
+"seconds" under any plan. "in_force" is what it reports to be in force besides, or otherwise.
 """
 
 import json
@@ -35,7 +40,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from autotune.child.finetune import answer_with_stacks
+from autotune.child.finetune import BEGUN_MARK, answer_with_stacks, fingerprint
+from tests.rescue_part import part
 
 VERSIONS = {
     "torch": os.environ.get("FAST_TORCH", "2.13.0+cpu"), "transformers": "5.23.0",
@@ -168,6 +174,7 @@ class Rank:
         self.story = json.loads(os.environ.get("FAST_STORY", "{}"))
         self.total = self.story.get("total", 12)
         self.first = 0  # optimizer steps before this attempt
+        self.answered = False
         self.attempt = self.train["channel"]["attempt"]
         self.events = Path(self.train["channel"]["events"])
         self.folder = Path(self.train["checkpoints"]["dir"])
@@ -193,6 +200,8 @@ class Rank:
 
     def rank_0_is_done(self) -> bool:
         """Return whether rank 0 has ended; stop for ever at the moment the story says so."""
+        if self.story.get("holds"):
+            self.answer()
         last = self.last_of_rank_0()
         if last == "stop_yourself":
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -224,7 +233,13 @@ class Rank:
             Path(os.environ["TORCH_EXTENSIONS_DIR"]).glob("*/*.so")
         ):
             self.fail("Error building extension 'fused_adam'", first + 1, "load")
-        self.emit("settings", micro_batch=micro, total_steps=total, world_size=batch["world_size"])
+        if first:
+            self.compare(first)
+        in_force = {
+            "global_batch": batch["global"], "micro_batch": micro, "total_steps": total,
+            "world_size": batch["world_size"], **self.story.get("in_force", {}),
+        }  # fmt: skip
+        self.emit("settings", **in_force)
         if "flood" in self.story:
             kind, size = self.story["flood"]
             flood = Path(__file__).with_name("flood.py")
@@ -245,6 +260,17 @@ class Rank:
                 self.save(step)
         self.emit("finished", step=total, total=total)
         return 0
+
+    def compare(self, first: int) -> None:
+        """Tell how the checkpoint of step `first` came back, or end where it did not."""
+        if self.attempt in self.story.get("departs_in", []):
+            words = f"the checkpoint of step {first} does not go on as it ended: 1.0 was 2.0"
+            self.fail(words, first + 1, "resume")
+        tolerance = (self.train.get("continuity") or {}).get("tolerance")
+        self.emit(
+            "continuity", step=first, check="reference", loss=2.0, saved_loss=2.0,
+            tolerance=tolerance, lr=1e-4, lr_expected=1e-4,
+        )  # fmt: skip
 
     def hang(self, kind: str | None) -> None:
         """Hang for ever in this way, or not at all."""
@@ -294,11 +320,14 @@ class Rank:
             )  # fmt: skip
         size = self.train["batch"]["global"]
         samples = list(range((step - 1) * size, step * size))
+        if self.attempt in self.story.get("other_samples_in", []):
+            samples[0] += size
         lost = step >= self.story.get("lost_from", {}).get(str(self.attempt), step + 1)
         loss = "nan" if lost else 10.0 / step
         self.emit(
             "step", step=step, total=self.total, loss=loss, lr=1e-4, seconds=self.said_seconds(),
-            samples=samples, tokens=8 * size, memory={"data_bytes": 10**8 * micro},
+            samples=samples, tokens=8 * size, memory={"data_bytes": 10**8 * micro}, batch_rows=size,
+            batch_fingerprint=f"{fingerprint(samples):016x}",
         )  # fmt: skip
 
     def said_seconds(self) -> float:
@@ -309,8 +338,39 @@ class Rank:
             micro += " checkpointed"
         return said.get(micro, 0.01)
 
+    def hold(self, step: int) -> None:
+        """Keep from dying until told that it may be done, as the probe does in a real rank."""
+        self.emit("holds", step=step, phase="forward", why=None)
+        until = time.monotonic() + 20
+        while self.word().get("command") != "release" and time.monotonic() < until:
+            self.answer()
+            time.sleep(0.01)
+
+    def answer(self) -> None:
+        """Write this rank's part of the step, once it is asked for."""
+        word, holds = self.word(), self.story["holds"]
+        if word.get("command") != "save" or self.answered or (self.rank and holds == "alone"):
+            return
+        self.answered = True
+        place, ranks = self.events.parent / "rescue", self.train["batch"]["world_size"]
+        place.mkdir(exist_ok=True)
+        changes = {"step": word["step"] - 1} if self.rank and holds == "elsewhere" else {}
+        part(place, self.rank, ranks, word["step"], **changes)
+        if holds == "spoiled":
+            (place / f"checkpoint-{word['step']}" / "latest").write_text("global_step0")
+
+    def word(self) -> dict[str, Any]:
+        """Return what the control file says to this attempt."""
+        try:
+            held = json.loads(Path(self.train["channel"]["control"]).read_text())
+        except (OSError, ValueError, TypeError):
+            return {}
+        return dict(held) if held.get("attempt") == self.attempt else {}
+
     def fail(self, words: str, step: int, phase: str = "forward") -> None:
         """Die as a rank does: the event first, then the words."""
+        if self.story.get("holds") and step - 1 > self.first:
+            self.hold(step - 1)
         self.emit(
             "exception", type="RuntimeError", message=words, phase=phase, step=step - 1,
             traceback="", memory={"data_bytes": 10**9},
@@ -331,6 +391,7 @@ class Rank:
         folder = self.folder / f"checkpoint-{step}"
         shards = folder / f"global_step{step}"
         shards.mkdir(parents=True, exist_ok=True)
+        (folder / BEGUN_MARK).touch()
         for rank in range(self.train["batch"]["world_size"]):
             (shards / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(b"x")
         (folder / "latest").write_text(f"global_step{step}")
@@ -338,6 +399,7 @@ class Rank:
         mark = {"step": step, "world_size": self.train["batch"]["world_size"]}
         mark["attempt"] = self.attempt
         (folder / "autotune-complete.json").write_text(json.dumps(mark))
+        (folder / BEGUN_MARK).unlink()
         self.emit("checkpoint", step=step, path=str(folder))
         kept = sorted(self.folder.glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1]))
         for old in kept[: -self.train["checkpoints"]["keep"]]:

@@ -1,0 +1,1 @@
+"""Stands in for torch where only its being imported matters."""
