@@ -171,5 +171,5 @@ def test_a_training_whose_loss_is_lost_is_ended(tmp_path: Path) -> None:
     (only,) = story(job).attempts
     assert only.diagnosis is not None
     assert only.failure is Failure.NUMERIC_DIVERGENCE
-    assert "no finite number for 5" in only.diagnosis.why
+    assert "no finite number for" in only.diagnosis.why
     assert left_behind(job) == []
