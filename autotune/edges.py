@@ -175,8 +175,17 @@ class Live(Protocol):
         """What it holds."""
         ...
 
+    @property
+    def exit_tells(self) -> bool:
+        """Whether nothing but its exit code says that it came to its end."""
+        ...
+
     def rank_died(self) -> bool:
         """Return whether a rank is gone that did not say it was done."""
+        ...
+
+    def ranks_live(self) -> bool:
+        """Return whether a rank still runs that has not said it was done."""
         ...
 
     def work(self) -> Work:
@@ -225,6 +234,10 @@ class Stage(Protocol):
 
     def free_bytes(self, plan: Plan) -> int | None:
         """Return what is free on the fullest GPU of a plan; None: nobody can tell."""
+        ...
+
+    def seat(self, devices: tuple[int, ...]) -> str:
+        """Take the leases of these GPUs and work on them; return who has one, or ""."""
         ...
 
     def clear_way(self, launch: Launch) -> None:

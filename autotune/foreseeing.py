@@ -25,9 +25,8 @@ from autotune.core.plan import Plan
 from autotune.core.prior import Kind, known_of, method_of, prior_from
 from autotune.core.record import AttemptEnded, Launch
 from autotune.edges import Teller
-from autotune.frameworks.finetune import settings_of
-from autotune.frameworks.finetune_subject import subject_of
 from autotune.frameworks.framework import Setting
+from autotune.frameworks.subject import subject_of
 from autotune.ground import Ground
 from autotune.launchers import deepspeed
 from autotune.spawn import TRAINER
@@ -94,10 +93,11 @@ class Foreseer:
 
     def _trace(self, foresight: Foresight, plans: Sequence[Plan]) -> list[Traced | Untraced]:
         ground = self._ground
-        settings = settings_of(ground.job)
+        named = ground.framework.model(ground.job, ground.looked)
         model: dict[str, object] = {"config": dict(ground.looked.model_config or {})}
-        if isinstance(settings.model, str):
-            model = {"path": str(ground.job_folder / settings.model)}
+        if isinstance(named, str) and (ground.tool_folder / named).is_dir():
+            model = {"path": str(ground.tool_folder / named)}
+        trust = ground.framework.trained(ground.job, ground.looked).trust_remote_code
         works = [foresight.workload(plan) for plan in plans]
         return trace(
             Tracer(
@@ -108,14 +108,14 @@ class Foreseer:
                 f"{ground.run_id}/trace",
                 TRACE_SECONDS,
             ),
-            request_for(foresight.subject, works, model, settings.trust_remote_code),
+            request_for(foresight.subject, works, model, trust),
             self._stop_asked,
         )
 
     def _environment(self) -> dict[str, str]:
         ground = self._ground
         return child_environment(
-            ground.python, ground.job.env, ground.job.env_from, deepspeed.environment(ground.device)
+            ground.python, ground.job.env, [], deepspeed.environment(ground.device)
         )
 
     def remember(self, launch: Launch, ended: AttemptEnded) -> None:
@@ -137,19 +137,26 @@ class Foreseer:
         capacity = self._capacity()
         if capacity is None:
             return "the memory of the device cannot be read"
+        trained = ground.framework.trained(ground.job, ground.looked)
+        if trained.sequence is None:
+            return "the length of the rows is not known; `settings.sequence` can say it"
         self.doubts = shape.doubts
         surveyed = self._survey()
         if isinstance(surveyed, str):
             self.doubts += (f"every row is taken to be as long as it may be: {surveyed}",)
         subject = subject_of(
-            ground.job,
-            ground.looked,
+            trained,
             shape,
             None if isinstance(surveyed, str) else surveyed,
             ground.device,
             ground.start.world_size,
-            ground.policy.limits.cuda_context,
-            len(os.sched_getaffinity(0)),
+            cuda_context=ground.policy.limits.cuda_context,
+            packs=ground.around.packing,
+            fresh=ground.looked.weight_bytes == 0,
+            evaluates=ground.around.has_evaluation,
+            deepspeed=ground.looked.deepspeed,
+            env=ground.job.env,
+            cores=len(os.sched_getaffinity(0)),
         )
         limit, ranks = ground.job.devices.host_memory_limit, ground.start.world_size
         room = room_of_a_rank(limit, ranks) if ground.device == "cuda" else None
@@ -183,6 +190,8 @@ class Foreseer:
 
     def _survey(self) -> Surveyed | str:
         ground = self._ground
+        if not ground.framework.surveys:
+            return "the tool reads its rows itself"
         folder = self._folder
         make_folder(folder)
         carry = decide_carry(None, WantedShape(**shape_of(ground.start)))
@@ -197,6 +206,7 @@ class Foreseer:
             checkpoints=str(folder),
             control=None,
             load_universal=carry.load_universal,
+            trainer=str(TRAINER),
         )
         program = ground.framework.program(setting)
         asked: dict[str, object] = {"inputs": dict(ground.inputs), **program.files}
@@ -205,8 +215,9 @@ class Foreseer:
             return held
         for name, text in program.files.items():
             write_text(folder / name, text)
-        train, mark = folder / "train.json", f"{ground.run_id}/survey"
-        found = survey(ground.python, TRAINER, train, self._environment(), mark, self._stop_asked)
+        trainer, train = (Path(word) for word in program.argv)
+        mark = f"{ground.run_id}/survey"
+        found = survey(ground.python, trainer, train, self._environment(), mark, self._stop_asked)
         if isinstance(found, Surveyed):
             write_json(folder / ANSWER, {"asked": asked, "found": to_plain(found)})
         return found

@@ -1,4 +1,4 @@
-"""Everything about a run that stays as it is while it runs, found out once at its start."""
+"""What a run stands on: all that stays as it is while it runs, and the GPUs that it has taken."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,17 +8,21 @@ from pathlib import Path
 from autotune.core.allocator import NEW_NAME, OLD_NAME, merge, show
 from autotune.core.compatibility import parse_version
 from autotune.core.job import Job
-from autotune.core.plan import Device, Plan
+from autotune.core.plan import BLOCKING, Device, Plan
 from autotune.core.policy import Policy
 from autotune.core.rung import Rung, Surroundings
+from autotune.core.seats import Seating
 from autotune.core.signature import Signatures
-from autotune.frameworks.finetune import BLOCKING
-from autotune.frameworks.framework import Framework, Looked
-from autotune.launchers import deepspeed
+from autotune.frameworks.framework import Framework, KnownGood, Looked, Program
+from autotune.launchers import deepspeed, torchrun
 from autotune.world.gpu import Gpus
+from autotune.world.leases import Leases
+from autotune.world.overlay import Overlay, held
 from autotune.world.run_folder import RunFolder
+from autotune.world.seats import look
 from autotune.world.yaml_files import Document
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 # The allocator configuration has a cap of its own from here on (pytorch#161035).
 FRACTION_SINCE = (2, 10)
 
@@ -39,12 +43,18 @@ class Ground:
     python: str
     versions: Mapping[str, str]
     device: Device
-    gpu_indices: tuple[int, ...]
-    gpus: Gpus
+    gpus: Gpus  # its `indices` are those of the attempt that runs, or ran last
+    given: tuple[int, ...]  # every GPU that the owner gave the job
+    leases: Leases
     signatures: Signatures
     around: Surroundings
     start: Plan
     inputs: Mapping[str, str]  # digests of what the job names by path
+
+    @property
+    def gpu_indices(self) -> tuple[int, ...]:
+        """The GPUs that the job trains on."""
+        return self.gpus.indices or ()
 
     @property
     def device_name(self) -> str:
@@ -59,9 +69,26 @@ class Ground:
             return limit
         return max(0, limit - self.policy.limits.cuda_context)
 
+    @property
+    def tool_folder(self) -> Path:
+        """Where a tool of the user's starts, against which its paths are read."""
+        return self.job_folder / str(self.job.settings.get("folder", "."))
+
+    def overlay(self, plan: Plan) -> Overlay | None:
+        """Return the package versions of a plan that are laid over the job's Python."""
+        return held(self.folder.overlay(plan.pins)) if plan.pins else None
+
     def around_now(self) -> Surroundings:
         """Return what a rung may look at, with the GPUs that have stopped answering."""
-        return dataclasses.replace(self.around, broken_gpus=self.gpus.silent())
+        silent = self.gpus.silent()
+        return dataclasses.replace(self.around, gpus=self.gpu_indices, broken_gpus=silent)
+
+    def seating(self) -> Seating | None:
+        """Return how the GPUs given to the job are now; None on the CPU."""
+        if self.device == "cpu":
+            return None
+        may_move = not isinstance(self.job.devices.use, list)
+        return Seating(look(self.gpus, self.given, self.leases), may_move)
 
     def indices_of(self, plan: Plan) -> tuple[int, ...]:
         """Return the GPUs a plan runs on, in the order of its ranks; none on the CPU."""
@@ -71,6 +98,26 @@ class Ground:
     def gpus_of(self, plan: Plan) -> Gpus:
         """Return the GPUs a plan runs on, to be asked."""
         return self.gpus.only(self.indices_of(plan) or None)
+
+    def command(self, plan: Plan, started: Program | KnownGood, port: int) -> tuple[str, ...]:
+        """Return the whole command of a program: its own, or ranks under one of our launchers."""
+        if started.starts_ranks:
+            return started.argv
+        use_torchrun = started.launcher == "torchrun" or "deepspeed" not in self.versions
+        launch = torchrun.command if use_torchrun else deepspeed.command
+        return launch(self.python, started.argv, plan.world_size, self.indices_of(plan), port)
+
+    def devices_for(self, plan: Plan, started: Program | KnownGood) -> dict[str, str]:
+        """Return what shows a plan's GPUs, and no others, to ranks that we do not place ourselves.
+
+        DeepSpeed's launcher is told which by name, counted as the driver counts them.
+        """
+        if self.device == "cpu":
+            return {}
+        by_name = not started.starts_ranks and started.launcher == "deepspeed"
+        if by_name and "deepspeed" in self.versions:
+            return {}
+        return {VISIBLE: ",".join(str(index) for index in self.indices_of(plan))}
 
     def environment(self, plan: Plan) -> dict[str, str]:
         """Return what a plan and the device put into the training's environment."""

@@ -42,6 +42,8 @@ class LiveAttempt:
         signatures: Signatures,
         plan: Plan,
         rescuer: Rescuer,
+        knobs: frozenset[str],
+        exit_tells: bool,
     ) -> None:
         """Hold the parts together."""
         self.attempt = attempt
@@ -57,6 +59,8 @@ class LiveAttempt:
         self._stacks = stacks
         self._signatures = signatures
         self._plan = plan
+        self._knobs = knobs
+        self.exit_tells = exit_tells
         self.rescuer = rescuer
 
     @property
@@ -75,6 +79,11 @@ class LiveAttempt:
             rank not in view.ended and not process_alive(pid) for rank, pid in view.ranks.items()
         )
 
+    def ranks_live(self) -> bool:
+        """Return whether a rank still runs that has not said it was done."""
+        view = self.channel.view
+        return any(process_alive(pid) for rank, pid in view.ranks.items() if rank not in view.ended)
+
     def work(self) -> Work:
         """Return what its processes can be seen doing."""
         return work_of(self.child.alive(), self.sampler.latest_bytes)
@@ -90,7 +99,7 @@ class LiveAttempt:
 
     def ignored(self) -> tuple[str, ...]:
         """Return which settings of the plan the ranks say are not in force."""
-        return ignored(self._plan, self.channel.view.settings)
+        return ignored(self._plan, self.channel.view.settings, self._knobs)
 
     def tell_end(self) -> None:
         """Tell the ranks that what comes next is no wish to save."""

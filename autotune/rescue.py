@@ -46,6 +46,9 @@ class Rescuer:
         if self._rescue.over is not None:
             self._folder.release_ranks(self._attempt)
             return False
+        if self._rescue.under_way and self._folder.tells() != "save":
+            # Somebody else was quicker to write; who wants the run to stop is still known there.
+            self._folder.tell_ranks_to_rescue(self._attempt, self._rescue.step or 0, ORDER)
         self._folder.show_alive()
         return True
 

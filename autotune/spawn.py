@@ -1,7 +1,7 @@
 """Starts an attempt: its folder and files, its environment and port, its ranks and what watches."""
 
+import dataclasses
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from autotune.core.fault import CannotLaunch, Fault
 from autotune.core.plan import Plan
 from autotune.core.record import Risk
 from autotune.core.resumed import Expected
+from autotune.core.secret import secret_values
 from autotune.edges import Clock, Command, Teller
 from autotune.frameworks.framework import Setting
 from autotune.ground import Ground
@@ -20,10 +21,10 @@ from autotune.launchers import deepspeed
 from autotune.live import LiveAttempt
 from autotune.rescue import Rescuer
 from autotune.world import ops_cache
-from autotune.world.cgroup import Cgroup, make_cgroup
+from autotune.world.cgroup import Cgroup, left_cgroup, make_cgroup
 from autotune.world.channel import AttemptChannel
 from autotune.world.environment import child_environment, free_port
-from autotune.world.files import make_folder, read_json, write_json, write_text
+from autotune.world.files import make_folder, read_json, remove_tree, write_json, write_text
 from autotune.world.host import MemorySampler
 from autotune.world.probe_folder import lay_probe, python_path
 from autotune.world.process import RunningAttempt
@@ -72,29 +73,28 @@ class Spawner:
     def _spawn(self, start: Start) -> LiveAttempt:
         plan, attempt, folder = start.plan, start.attempt, start.folder
         ground = self._ground
-        shutil.rmtree(folder, ignore_errors=True)  # of a start that never came to be
+        ground.folder.refuse_links()
+        remove_tree(folder)  # of a start that never came to be
         for made in (folder, folder / "events", folder / "stacks", ground.folder.ops):
             make_folder(made)
         if ground.folder.stop_asked_by() is None:
             ground.folder.clear_stop()  # of an order that was for the ranks before these
         ops_cache.clear_locks(ground.folder.ops)
         ops_cache.warm(ground.folder.ops, ops_cache.cache_folder(ground.versions, ground.python))
-        program = ground.framework.program(self.setting(start))
+        port = free_port(self._drawn())
+        program = ground.framework.program(self.setting(start, port))
         for name, text in program.files.items():
             write_text(folder / name, text)
         probe = self._lay_probe(folder, attempt, program.own_events, saves=start.mode == "train")
-        port = free_port(self._drawn())
-        argv = deepspeed.command(
-            ground.python,
-            (str(TRAINER), *(str(folder / name) for name in program.argv)),
-            plan.world_size,
-            ground.indices_of(plan),
-            port,
-        )
-        ours = ground.environment(plan)
+        argv = ground.command(plan, program, port)
+        ours = {**program.env, **ground.environment(plan), **ground.devices_for(plan, program)}
         ours["TORCH_EXTENSIONS_DIR"] = str(ground.folder.ops)
         job = ground.job
         env = child_environment(ground.python, job.env, job.env_from, ours)
+        laid = ground.overlay(plan)
+        if laid is not None:
+            path = python_path(laid.path, env.get("PYTHONPATH"))
+            ours["PYTHONPATH"] = env["PYTHONPATH"] = path
         if probe is not None:
             ours["PYTHONPATH"] = env["PYTHONPATH"] = python_path(probe, env.get("PYTHONPATH"))
         # The names of secrets may stand in our files, their values never.
@@ -103,14 +103,14 @@ class Spawner:
         write_json(folder / "command.json", shown)
         write_json(folder / "plan.json", to_plain(plan))
         cgroup = self._cgroup(folder)
-        command = Command(argv, env, str(folder))
+        command = Command(argv, env, program.folder or str(folder))
         inside = cgroup.path if isinstance(cgroup, Cgroup) else None
-        if isinstance(cgroup, Gap):
+        if isinstance(cgroup, Gap) and ground.job.devices.host_memory_limit is not None:
             self._tell.note(f"host_memory_limit is not enforced: {cgroup.why}")
         mark, output = self.mark(folder), folder / "output.log"
         running = RunningAttempt(attempt, mark, command, output, inside)
         try:
-            return self.live(plan, attempt, folder, running, cgroup)
+            return self.live(plan, attempt, folder, running, cgroup, program.exit_tells)
         except BaseException:
             # Trouble of our own leaves nothing that nobody watches.
             running.end(ground.policy.limits.term_grace)
@@ -122,11 +122,16 @@ class Spawner:
         attempt: int,
         folder: Path,
         running: RunningAttempt | None,
-        cgroup: Cgroup | Gap | None,
+        cgroup: Cgroup | Gap | None = None,
+        exit_tells: bool = False,
     ) -> LiveAttempt:
         """Return what watches an attempt; without `running` it is one of a dead supervisor."""
+        if running is None:
+            cgroup = left_cgroup(self._cgroup_name(folder))
         ground, gpus = self._ground, self._ground.gpus_of(plan)
-        channel = AttemptChannel(folder, ground.signatures, ground.job.limits.log_bytes)
+        # What the training says of them reaches neither journal nor terminal.
+        secrets = secret_values(os.environ, ground.job.env_from)
+        channel = AttemptChannel(folder, ground.signatures, ground.job.limits.log_bytes, secrets)
         sampler = MemorySampler(
             ground.device,
             ground.job.devices.memory_limit,
@@ -145,15 +150,19 @@ class Spawner:
             attempt, running, channel, sampler, ground.folder, gpus, cgroup,
             self._clock, ground.policy.limits.release, prefix_of(folder),
             StackTaker(folder / "stacks", ground.folder.ops, ground.python), ground.signatures,
-            plan, rescuer,
+            plan, rescuer, ground.around.knobs, exit_tells,
         )  # fmt: skip
 
-    def setting(self, start: Start) -> Setting:
-        """Return what the framework is to describe."""
+    def setting(self, start: Start, port: int) -> Setting:
+        """Return what the framework is to describe; `port` is where the ranks meet."""
         ground = self._ground
+        looked, laid = ground.looked, ground.overlay(start.plan)
+        if laid is not None:
+            versions = {**looked.versions, **laid.versions}
+            looked = dataclasses.replace(looked, versions=versions)
         return Setting(
             job=ground.job,
-            looked=ground.looked,
+            looked=looked,
             job_folder=str(ground.job_folder),
             plan=start.plan,
             device=ground.device,
@@ -168,6 +177,10 @@ class Spawner:
             expected=start.expected,
             risk=start.risk,
             limit_bytes=ground.allocator_limit,
+            python=ground.python,
+            port=port,
+            devices=ground.indices_of(start.plan),
+            trainer=str(TRAINER),
         )
 
     def _lay_probe(self, folder: Path, attempt: int, own_events: bool, saves: bool) -> Path | None:
@@ -186,15 +199,18 @@ class Spawner:
             if limit is None or own_events
             else {"device": ground.device, "bytes": limit},
             "own_events": own_events,
+            "snapshot_bytes": ground.job.snapshot or 0,
             "rescue": {"folder": str(folder / RESCUE), "seconds": seconds} if saves else None,
         }
         return lay_probe(PROBE, folder, given)
 
-    def _cgroup(self, folder: Path) -> Cgroup | Gap | None:
+    def _cgroup(self, folder: Path) -> Cgroup | Gap:
+        """A group for each attempt: kills in it are its own, and no neighbour's."""
         limit = self._ground.job.devices.host_memory_limit
-        if limit is None:
-            return None
-        return make_cgroup(f"autotune-{self._ground.run_id}-{folder.name}", limit)
+        return make_cgroup(self._cgroup_name(folder), limit)
+
+    def _cgroup_name(self, folder: Path) -> str:
+        return f"autotune-{self._ground.run_id}-{folder.name}"
 
     def mark(self, folder: Path) -> str:
         """Return what names the processes of one attempt folder."""

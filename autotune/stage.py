@@ -1,7 +1,6 @@
 """Carries out what the loop decides: renders plans, converts checkpoints, starts and recovers."""
 
 import contextlib
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,16 +34,18 @@ from autotune.core.units import show_seconds
 from autotune.edges import Asked, Clock, Teller
 from autotune.foreseeing import Foreseer
 from autotune.ground import Ground
-from autotune.known_good import write_known_good
+from autotune.known_good import RELAUNCH_PORT, write_known_good
 from autotune.launchers import deepspeed
 from autotune.live import LiveAttempt
-from autotune.spawn import RESCUE, TRAINER, Spawner, Start
+from autotune.spawn import RESCUE, Spawner, Start
 from autotune.watch import gather, watch
 from autotune.world import checkpoints, ops_cache
 from autotune.world.conversion import convert
 from autotune.world.environment import child_environment
-from autotune.world.files import make_folder, write_json
+from autotune.world.files import make_folder, remove_tree, write_json
+from autotune.world.overlay import Source, lay
 from autotune.world.process import Survivors, boot_id, end_all
+from autotune.world.rotation import rotate
 from autotune.world.shared_memory import prefix_of, sweep
 
 CONVERTER = Path(child.__file__).parent / "convert.py"
@@ -80,9 +81,26 @@ class RunStage:
         """Return what is free on the fullest of the plan's GPUs; None: nobody can tell."""
         return self._ground.gpus_of(plan).free_bytes()
 
+    def seat(self, devices: tuple[int, ...]) -> str:
+        """Take the leases of these GPUs and work on them; return who has one, or ""."""
+        ground = self._ground
+        wanted = devices or ground.gpu_indices
+        if not wanted:
+            return ""
+        known = set(ground.leases.faults)
+        holder = ground.leases.take(ground.gpus.uuid_of(index) for index in wanted)
+        for key, why in ground.leases.faults.items():
+            if key not in known:
+                self._tell.note(f"other jobs are not kept off {key or 'a GPU'}: {why}")
+        if holder is not None:
+            return f"a GPU of {', '.join(map(str, wanted))} is leased to {holder}"
+        ground.gpus.indices = wanted
+        return ""
+
     def clear_way(self, launch: Launch) -> None:
         """Set checkpoints aside and empty compiled extensions, as the launch says."""
         ground = self._ground
+        ground.folder.refuse_links()
         for name in launch.set_aside:
             place = checkpoints.set_aside(
                 ground.folder.path / name, f"attempt-{launch.attempt:03d}"
@@ -94,14 +112,42 @@ class RunStage:
             )
 
     def prepare(self, launch: Launch) -> Prepared | None:
-        """Convert the checkpoint of `launch` into a staged copy; None when nothing is needed."""
+        """Lay packages and convert the checkpoint of `launch`; None when nothing is needed."""
+        laid = self._lay_packages(launch)
+        return laid if laid is not None and not laid.ok else self._converted(launch) or laid
+
+    def _lay_packages(self, launch: Launch) -> Prepared | None:
+        ground, pins = self._ground, launch.plan.pins
+        if not pins or ground.overlay(launch.plan) is not None:
+            return None
+        self._tell.note(f"other versions of packages are fetched: {', '.join(pins)}")
+        mark = f"{ground.run_id}/overlay"
+        end_all(Survivors(mark), term_grace=5)  # that a dead supervisor left working here
+        wheels, began = ground.job.pins.wheels, self._clock.monotonic()
+        ours = deepspeed.environment(ground.device)
+        env = child_environment(ground.python, ground.job.env, ground.job.env_from, ours)
+        source = Source(
+            ground.python,
+            env,
+            ground.job_folder / wheels if wheels else None,
+            mark,
+            lambda: bool(self._asked.read().stop_by),
+        )
+        made = lay(ground.folder.overlay(pins), pins, source)
+        seconds = round(self._clock.monotonic() - began, 1)
+        ok = not isinstance(made, str)
+        why = made if isinstance(made, str) else ", ".join(made.names())
+        return Prepared(launch.attempt, ok, launch.checkpoint, why, seconds, "packages")
+
+    def _converted(self, launch: Launch) -> Prepared | None:
         if not launch.carry.conversions or launch.checkpoint is None:
             return None
         folder = self._ground.folder
+        folder.refuse_links()
         target = folder.staged / f"{launch.attempt:03d}" / Path(launch.checkpoint).name
         mark = f"{self._ground.run_id}/convert-{launch.attempt:03d}"
         end_all(Survivors(mark), term_grace=5)  # that a dead supervisor left working here
-        shutil.rmtree(target.parent, ignore_errors=True)
+        remove_tree(target.parent)
         make_folder(target.parent)
         request = conversion_request(
             launch.carry,
@@ -113,7 +159,7 @@ class RunStage:
         answer = self._convert(request, mark)
         seconds = round(self._clock.monotonic() - began, 1)
         if not answer.get("ok"):
-            shutil.rmtree(target.parent, ignore_errors=True)
+            remove_tree(target.parent)
             why = str(answer.get("error", "the converter gave no answer"))
             return Prepared(launch.attempt, False, why=why, seconds=seconds)
         resume = str(target.relative_to(folder.path))
@@ -149,7 +195,7 @@ class RunStage:
             told = f"it is told to save and end, and ended after {longest} at most"
             self._tell.note(f"attempt {launch.attempt} still runs; {told}")
             self._end_survivors(survivors)
-        live = self._spawner.live(launch.plan, launch.attempt, folder, None, None)
+        live = self._spawner.live(launch.plan, launch.attempt, folder, None)
         live.channel.close()
         live.settle()
         live.rescuer.publish_left()
@@ -166,6 +212,9 @@ class RunStage:
     def prove(self, step: Prove) -> Proved | None:
         """Load the last checkpoint in a throwaway process, run one step and one evaluation."""
         ground = self._ground
+        if not ground.framework.proves:
+            why = f"unproven: {ground.framework.name} cannot be told to train one step and stop"
+            return Proved(False, why, step.checkpoint_step)
         folder = ground.folder.path / "attempts" / "proof"
         end_all(Survivors(self._spawner.mark(folder)), ground.policy.limits.term_grace)
         sweep(prefix_of(folder))  # of a proof that died with its supervisor
@@ -179,6 +228,7 @@ class RunStage:
         )
         limits, wall = ground.policy.limits, ground.job.limits.wall
         evidence = watch(live, step.attempt, self._asked, self._clock, limits, wall, self._tell)
+        remove_tree(folder / "output")  # what a tool saved on the way
         if evidence.ended_by_us and self._asked.read().stop_by:
             return None
         return judge_proof(live.channel.view, evidence, step)
@@ -188,9 +238,9 @@ class RunStage:
         ground = self._ground
         target = ground.folder.known_good
         carry = decide_carry(None, WantedShape(**shape_of(step.plan)))
-        setting = self._spawner.setting(Start(step.plan, carry, 1, target))
+        setting = self._spawner.setting(Start(step.plan, carry, 1, target), RELAUNCH_PORT)
         try:
-            write_known_good(ground, setting, story, ground.environment(step.plan), TRAINER)
+            write_known_good(ground, setting, story)
         except OSError as error:
             text = f"the known-good could not be written ({error.strerror})"
             hint = "free disk space, then start the same command again; the training is done"
@@ -198,10 +248,11 @@ class RunStage:
 
     def tidy(self, launch: Launch) -> None:
         """Remove the checkpoints that this attempt left half-written."""
+        self._ground.folder.refuse_links()
         folder = self._ground.folder.checkpoints
         for name in checkpoints.remove_broken(folder, launch.checkpoint_step):
             self._tell.note(f"{name} was only half written and is removed")
-        shutil.rmtree(self._ground.folder.attempt(launch.attempt) / RESCUE, ignore_errors=True)
+        remove_tree(self._ground.folder.attempt(launch.attempt) / RESCUE)
 
     def keep(self, launch: Launch, ended: AttemptEnded) -> None:
         """Lay the diagnosis beside the output, drop the staged copy, keep what was compiled."""
@@ -211,7 +262,11 @@ class RunStage:
         with contextlib.suppress(OSError):  # the journal holds the same, and that is what counts
             write_json(path / "diagnosis.json", found)
         self._foreseer.remember(launch, ended)
-        shutil.rmtree(ground.folder.staged / f"{ended.attempt:03d}", ignore_errors=True)
+        limits = ground.job.limits
+        oldest_at = self._clock.now() - limits.logs_age
+        for cut in rotate(ground.folder.path / "attempts", limits.logs_bytes, oldest_at):
+            self._tell.note(f"{cut.relative_to(ground.folder.path)} is cut to its head and tail")
+        remove_tree(ground.folder.staged / f"{ended.attempt:03d}")
         ops_cache.keep(ground.folder.ops, ops_cache.cache_folder(ground.versions, ground.python))
 
     def _named(self, found: checkpoints.Checkpoint) -> Saved:
@@ -226,6 +281,7 @@ class RunStage:
             if self._asked.read().hurry:
                 break
             self._clock.sleep(0.5)
+        ground.folder.tell_ranks_of_end()
         end_all(survivors, ground.policy.limits.term_grace)
         self._asked.read()  # what the owner asked for meanwhile is heard before it is cleared
         if ground.folder.stop_asked_by() is None:

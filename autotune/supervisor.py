@@ -1,5 +1,6 @@
 """The outer loop: ask core for the next step, write it down, do it, write down what came of it."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -7,9 +8,9 @@ from autotune.core.climb import steer
 from autotune.core.decide import next_step
 from autotune.core.diagnosis import diagnose
 from autotune.core.evidence import Diagnosis, Evidence
-from autotune.core.failure import Failure
 from autotune.core.history import Story, tell
 from autotune.core.outlook import Outlook
+from autotune.core.pauses import pause
 from autotune.core.record import (
     AttemptEnded,
     Decided,
@@ -22,6 +23,7 @@ from autotune.core.record import (
     Step,
     Stop,
     StopAsked,
+    Unseated,
     Wait,
     Waited,
 )
@@ -29,8 +31,7 @@ from autotune.edges import Asked, Clock, Journal, Stage, Teller
 from autotune.watch import by_files, watch
 
 FINISHED, GAVE_UP, STOPPED = 0, 1, 4  # exit codes of `autotune run`
-WAIT_POLL_SECONDS = 1.0
-ROOM_POLL_SECONDS = 2.0  # NVML is asked as often while room is waited for
+WAIT_POLL_SECONDS = 1.0  # between two looks whether somebody asked for a stop
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Supervisor:
     clock: Clock
     asked: Asked
     tell: Teller
+    between: Callable[[], None] = lambda: None  # called before each step, when no attempt runs
     replayed: Step | None = field(init=False)  # decided by a supervisor that died before doing it
 
     def __post_init__(self) -> None:
@@ -53,6 +55,7 @@ class Supervisor:
     def run(self) -> int:
         """Do one step after the other until the last; return the exit code."""
         while True:
+            self.between()
             self._hear_stop()
             step = next_step(self.story, self.outlook(self.story))
             if step is not self.story.pending:
@@ -68,7 +71,7 @@ class Supervisor:
         elif isinstance(step, Wait):
             self._wait(step)
         elif isinstance(step, Prove):
-            proved = self.stage.prove(step)
+            proved = self.stage.prove(step) if self._seated(step) else None
             if proved is not None:  # else the loop hears the stop that cut it short
                 self._write(proved)
         elif isinstance(step, Finish):
@@ -86,6 +89,8 @@ class Supervisor:
             if left is not None:
                 self._attempt_ended(launch, left)
                 return
+        if not self._seated(launch):
+            return
         self.stage.clear_way(launch)
         prepared = self.stage.prepare(launch)
         if prepared is not None and not prepared.ok and self.asked.read().stop_by:
@@ -98,8 +103,8 @@ class Supervisor:
             self._write(prepared)
             if not prepared.ok:
                 evidence = Evidence(launch.attempt, checkpoint_step=launch.checkpoint_step)
-                mismatch = Failure.CHECKPOINT_MISMATCH
-                self._attempt_ended(launch, evidence, Diagnosis(mismatch, 1.0, prepared.why))
+                found = Diagnosis(prepared.failure, 1.0, prepared.why)
+                self._attempt_ended(launch, evidence, found)
                 return
         live = self.stage.start(launch, prepared.resume if prepared else launch.checkpoint)
         outlook = self.outlook(self.story)
@@ -132,23 +137,41 @@ class Supervisor:
         self._write(event)
         self.stage.keep(launch, event)
 
+    def _seated(self, step: Launch | Prove) -> bool:
+        """Take the devices of a step; what could not be had is decided about again."""
+        refused = self.stage.seat(step.devices)
+        if refused:
+            self._write(Unseated(refused))
+        return not refused
+
     def _wait(self, wait: Wait) -> None:
         began = self.clock.monotonic()
+        looks, look_at, room = 0, min(wait.at_least, wait.seconds), None
         while True:
             waited = self.clock.monotonic() - began
-            room = self._room(wait) if waited >= min(wait.at_least, wait.seconds) else None
+            if waited >= look_at or waited >= wait.seconds:
+                room = self._room(wait)
+                looks, look_at = looks + 1, waited + pause(looks, self._name)
             if room or waited >= wait.seconds:
                 break
             if self.asked.read().stop_by:
                 self._hear_stop()
                 return
-            poll = WAIT_POLL_SECONDS if wait.free_bytes is None else ROOM_POLL_SECONDS
-            self.clock.sleep(min(poll, wait.seconds - waited))
-        self._write(Waited(round(waited, 1), room))
+            self.clock.sleep(min(WAIT_POLL_SECONDS, wait.seconds - waited))
+        # Of devices it is asked anew with the next decision, which may be another launch.
+        self._write(Waited(round(waited, 1), None if wait.for_devices else room))
+
+    @property
+    def _name(self) -> str:
+        """What tells this run's pauses from those of others that wait for the same."""
+        return self.story.started.run_id if self.story.started else ""
 
     def _room(self, wait: Wait) -> bool | None:
         """Return whether what is waited for is there; None where nobody can tell."""
         last = self.story.last
+        if wait.for_devices:
+            then = dataclasses.replace(self.story, pending=None, unseated="")
+            return not isinstance(next_step(then, self.outlook(self.story)), Wait)
         if wait.free_bytes is None or last is None:
             return None
         free = self.stage.free_bytes(last.plan)

@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 
+from autotune.core.ended import came_to_its_end
 from autotune.core.evidence import Evidence, Gap
 from autotune.core.outlook import Saved
 from autotune.core.policy import Thresholds
 from autotune.core.rhythm import Pulse
-from autotune.core.vigil import Act, Glance, Vigil, looked, watch_over
+from autotune.core.vigil import PREEMPTED, Act, Glance, Vigil, looked, watch_over
 from autotune.edges import Asked, Clock, Exit, Live, Teller
 
 # What a running attempt has shown, and whether it has just saved: `ended_by_us` and a sentence
@@ -17,6 +18,7 @@ Steer = Callable[[Evidence, bool], tuple[str, str] | None]
 POLL_SECONDS = 1.0
 FIRST_POLLS_SECONDS = 0.2  # a program that dies at once is told at once
 QUICK_POLLS = 10
+NOTICES = frozenset({1, 10, 12, 15})  # SIGHUP, SIGUSR1, SIGUSR2, SIGTERM
 NO_WORDS = "its process ended without saying how"
 
 
@@ -69,7 +71,7 @@ def _until_it_ends(
     """Return how the launcher ended, when it did by itself, and what was noticed meanwhile."""
     began = clock.monotonic()
     vigil, polls = Vigil(), 0
-    while (ended := live.child.poll()) is None:
+    while (ended := live.child.poll()) is None or _left_to_save(ended, live):
         live.channel.poll()
         live.sampler.sample()
         tell.progress(attempt, live.channel.view, live.sampler.latest_bytes)
@@ -82,6 +84,7 @@ def _until_it_ends(
             hurry=interrupts.hurry,
             rescuing=live.rescue(),
             rank_died=live.rank_died(),
+            noticed=ended is not None or live.channel.view.told_to_end is not None,
             seconds_left=None if seconds_left is None else seconds_left - (now - began),
             pulse=_pulse(live, vigil, limits),
             diverged=live.channel.view.course.diverged(limits.diverged_steps),
@@ -97,7 +100,7 @@ def _until_it_ends(
             if vigil.ended_by_us == glance.steered:
                 live.ask_save("autotune, for another plan")
             else:
-                by = interrupts.stop_by or "the job's wall limit"
+                by = _asked_by(interrupts.stop_by, vigil, live)
                 tell.note(f"asked to stop by {by}: saving at the next step; once more ends at once")
                 live.ask_save(by)
         if act is Act.END and vigil.asked_at is not None:
@@ -111,6 +114,20 @@ def _until_it_ends(
         quick = polls <= QUICK_POLLS or bool(live.channel.view.holding)
         clock.sleep(FIRST_POLLS_SECONDS if quick else POLL_SECONDS)
     return ended, vigil
+
+
+def _left_to_save(ended: Exit, live: Live) -> bool:
+    """Whether somebody ended the launcher alone: its ranks still train and can still save."""
+    if ended.signal not in NOTICES:
+        return False
+    live.channel.poll()  # whether they train is asked of what they have said by now
+    return live.channel.view.step is not None and live.ranks_live()
+
+
+def _asked_by(stop_by: str | None, vigil: Vigil, live: Live) -> str:
+    if vigil.ended_by_us == PREEMPTED:
+        return f"a signal from outside to {live.channel.view.told_to_end or 'the launcher'}"
+    return stop_by or "the job's wall limit"
 
 
 def _end(live: Live, limits: Thresholds, hurry: bool = False) -> bool:
@@ -175,9 +192,17 @@ def by_files(evidence: Evidence, saved: Saved | None) -> Evidence:
         return evidence
     reached = max(saved.step, evidence.checkpoint_step or 0)
     total = evidence.total_steps
-    finished = evidence.finished or (total is not None and reached >= total)
-    finished = finished and evidence.diverged is None
+    whole = total is not None and reached >= total and not evidence.exceptions
+    finished = (evidence.finished or whole) and evidence.diverged is None
     return dataclasses.replace(evidence, checkpoint_step=reached, finished=finished)
+
+
+def _left_in_peace(live: Live, ended: Exit | None, ended_by_us: str | None) -> bool:
+    """Return whether a program that says nothing of its end left as one does that came to it."""
+    view = live.channel.view
+    if not live.exit_tells or ended is None or ended_by_us is not None or view.total is not None:
+        return False
+    return ended.code == 0 and not view.exceptions and view.ended >= view.ranks.keys()
 
 
 def gather(
@@ -191,11 +216,12 @@ def gather(
     """Return everything that was seen of an attempt that is over."""
     view = live.channel.view
     if ended_by_us is None and view.stopped_step is not None:
-        ended_by_us = "stop"  # the ranks read the control file before we did
+        # The ranks read the control file before we did.
+        ended_by_us = PREEMPTED if view.told_to_end else "stop"
     memory, memory_gaps = live.sampler.reading()
     reached = view.checkpoint_step
-    ran = view.total is not None and reached is not None and reached >= view.total
-    diverged = view.course.lost_at_the_end(view.total or 0) if ran else None
+    ran = came_to_its_end(view) or _left_in_peace(live, ended, ended_by_us)
+    diverged = view.course.lost_at_the_end(view.total or view.step or 0) if ran else None
     if ended is not None and ended_by_us is None:
         said_nothing = (Gap(f"last words of rank {rank}", NO_WORDS) for rank in view.silent_ranks())
         gaps = (*gaps, *said_nothing)
@@ -225,4 +251,6 @@ def gather(
         trail=view.trail,
         continued=view.continued,
         global_batch=view.global_batch,
+        told_to_end=view.told_to_end,
+        snapshots=tuple(view.snapshots[rank] for rank in sorted(view.snapshots)),
     )

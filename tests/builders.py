@@ -11,11 +11,10 @@ from autotune.core.failure import Failure, Role
 from autotune.core.history import Attempt, Story
 from autotune.core.job import Job
 from autotune.core.outlook import Outlook
-from autotune.core.plan import Plan
+from autotune.core.plan import KNOBS, Plan
 from autotune.core.policy import Policy
 from autotune.core.record import Launch, Remedy
 from autotune.core.rung import Scene, Surroundings
-from autotune.frameworks.finetune import Finetune
 from autotune.world.policy_file import find_policy, load_policy
 
 GIB = 2**30
@@ -69,7 +68,7 @@ def diagnosis(failure: Failure = Failure.DEVICE_OOM, **changes: Any) -> Diagnosi
 
 def around(**changes: Any) -> Surroundings:
     """Return a GPU under the built-in trainer, which has every knob and evaluates."""
-    given: dict[str, Any] = {"device": "cuda", "knobs": Finetune.knobs, "has_evaluation": True}
+    given: dict[str, Any] = {"device": "cuda", "knobs": KNOBS, "has_evaluation": True}
     return Surroundings(**given | changes)
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -18,7 +18,8 @@ from autotune.core.job import Job
 from autotune.core.policy import Derived, Policy, Rule, Thresholds
 from autotune.core.rung import Result
 from autotune.core.signature import Signature
-from autotune.frameworks.finetune import FinetuneSettings
+from autotune.frameworks.finetune_parts import FinetuneSettings
+from autotune.frameworks.foreign import Foreign
 from autotune.supervisor import FINISHED, GAVE_UP, STOPPED
 from autotune.world.policy_folder import policy_folder
 from autotune.world.yaml_files import read_document, validate
@@ -35,9 +36,14 @@ PAGES = sorted(
     and not any(part.startswith(".") for part in page.relative_to(ROOT).parts)
 )
 VERBS = sorted(
-    command.callback.__name__
-    for command in command_line.app.registered_commands
-    if command.callback
+    [
+        *(
+            command.name or command.callback.__name__
+            for command in command_line.app.registered_commands
+            if command.callback
+        ),
+        *(f"service {command.name}" for command in command_line.service.registered_commands),
+    ]
 )
 RUNGS = all_rungs()
 RESULTS = {result.value for result in Result}
@@ -48,6 +54,8 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)
         inner: Any = field.annotation
+        if type(None) in get_args(inner):  # a part that may be left out
+            inner = next(part for part in get_args(inner) if part is not type(None))
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from keys_of(inner, f"{key}.")
         else:
@@ -85,9 +93,14 @@ def test_every_setting_of_the_built_in_trainer_is_in_the_readme(key: str) -> Non
     assert key in first_cells(README)
 
 
+@pytest.mark.parametrize("key", [*keys_of(Foreign)])
+def test_every_setting_of_a_foreign_tool_is_in_the_readme(key: str) -> None:
+    assert key in first_cells(README)
+
+
 def default_cells() -> list[tuple[str, Any]]:
     found = []
-    for model in (Job, FinetuneSettings):
+    for model in (Job, FinetuneSettings, Foreign):
         for name, field in model.model_fields.items():
             inner = field.default
             if isinstance(inner, BaseModel):
@@ -101,7 +114,7 @@ def default_cells() -> list[tuple[str, Any]]:
 PLAIN_DEFAULTS = [
     (key, value)
     for key, value in default_cells()
-    if isinstance(value, (bool, str)) or (isinstance(value, int) and key != "limits.log_bytes")
+    if isinstance(value, (bool, str)) or (isinstance(value, int) and not key.endswith("_bytes"))
 ]
 
 

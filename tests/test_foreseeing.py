@@ -51,7 +51,8 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     # Asking an interpreter for its packages and reading signatures take seconds, and none of these
     # tests turns on them.
-    monkeypatch.setattr("autotune.cli.wiring.versions", lambda _: {"torch": "2.13.0+cpu"})
+    found = {"torch": "2.13.0+cpu", "deepspeed": "0.19.8"}
+    monkeypatch.setattr("autotune.cli.wiring.versions", lambda *_: found)
     monkeypatch.setattr("autotune.cli.wiring.load_signatures", lambda **_: None)
 
 

@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "watch.py": ("autotune.core", "autotune.edges"),
     "supervisor.py": ("autotune.core", "autotune.edges", "autotune.watch"),
 }
-# `autotune` itself holds a version and no code; world finds the policies beside it.
-THE_PACKAGE_ITSELF = {"world/policy_folder.py"}
+# `autotune` itself holds a version and no code; world finds the policies and units beside it, and
+# sees when it is replaced.
+THE_PACKAGE_ITSELF = {"world/policy_folder.py", "world/systemd_units.py", "world/upgrade.py"}
 
 # The standard library without clocks, files, processes and chance, and what checks plain values.
 PURE = {
@@ -54,7 +55,7 @@ LONG_FILES = {
     "core/carry.py": "every pair of plans is answered here, and is read in one place",
 }
 LONG_FUNCTIONS = {
-    "frameworks/finetune.py:train_file": "one table, the whole file that the child reads",
+    "frameworks/finetune_file.py:train_file": "one table, the whole file that the child reads",
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "autotune", "policies")
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "autotune", "policies", "systemd")
 
 
 def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -67,7 +67,8 @@ def test_the_wheel_carries_policies_types_and_the_map(wheel: Path) -> None:
     for name in (
         "policies/default.yaml", "policies/same_result.yaml", "policies/signatures.yaml",
         "policies/README.md", "py.typed", "ARCHITECTURE.md", "child/finetune.py",
-        "child/convert.py",
+        "child/convert.py", "systemd/autotune@.service", "systemd/user/autotune@.service",
+        "systemd/autotune.slice",
     ):  # fmt: skip
         assert f"autotune/{name}" in names
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "autotune").rglob("*.py")}
@@ -87,6 +88,14 @@ def test_policies_are_found_inside_the_package(installed: Path, tmp_path: Path) 
     found = Path(done.stdout.strip())
     assert found.parts[-2:] == ("autotune", "policies"), done.stderr
     assert found.is_relative_to(installed.parent.resolve())
+
+
+def test_units_are_found_inside_the_package(installed: Path, tmp_path: Path) -> None:
+    ask = "from autotune.world.systemd_units import units_folder as f; print(f())"
+    done = run(installed / "python", "-c", ask, folder=tmp_path)
+    found = Path(done.stdout.strip())
+    assert found.parts[-2:] == ("autotune", "systemd"), done.stderr
+    assert (found / "user" / "autotune@.service").is_file()
 
 
 def test_check_of_a_bad_job_names_its_faults_from_the_wheel(

@@ -69,15 +69,39 @@ def _root() -> None:
 
 
 @app.command()
-def run(job: JobFile, run_dir: RunDir = None, as_json: AsJson = False) -> None:
+def run(
+    job: Annotated[
+        list[str], typer.Argument(metavar="JOB | -- COMMAND…", help="a job file, or a command line")
+    ],
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
     """Supervise a job to its end; started again on the same run folder, it goes on."""
     from autotune.cli.run import run as verb
 
     _end(verb, job, run_dir, as_json)
 
 
+@app.command(name="import", context_settings={"ignore_unknown_options": True})
+def import_job(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="CONFIG | SCRIPT | COMMAND…", help="what you start it with now"),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="default: NAME.yaml here")
+    ] = None,
+) -> None:
+    """Write a job file from an existing config, shell script or command line; runs nothing."""
+    from autotune.cli.import_job import import_job as verb
+
+    _end(verb, words, output)
+
+
 @app.command()
-def check(job: JobFile) -> None:
+def check(
+    job: Annotated[Path, typer.Argument(metavar="JOB", help="or a DeepSpeed JSON file")],
+) -> None:
     """Report every fault of a job at once; launches nothing; exit code 0 or 2."""
     from autotune.cli.check import check as verb
 
@@ -180,11 +204,65 @@ def outcomes(
 
 
 @app.command()
+def doctor(
+    job: Annotated[Path | None, typer.Argument(metavar="[JOB]", help="the job file (YAML)")] = None,
+    hub: Annotated[bool, typer.Option("--hub", help="ask the model hub too")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether this machine is fit to train, what will cost what, and what to do; 0 or 2."""
+    from autotune.cli.doctor import doctor as verb
+
+    _end(verb, job, as_json, hub)
+
+
+@app.command()
 def stop(run: RunPath) -> None:
     """Ask a run to checkpoint and end."""
     from autotune.cli.stop import stop as verb
 
     _end(verb, run)
+
+
+service = typer.Typer(help="Run jobs as systemd services.", no_args_is_help=True)
+app.add_typer(service, name="service")
+System = Annotated[
+    bool, typer.Option("--system/--user", help="the machine's manager, or your own (the default)")
+]
+
+
+@service.command("install")
+def service_install(
+    job: JobFile,
+    system: System = False,
+    as_user: Annotated[
+        str | None, typer.Option("--as", metavar="USER", help="with --system: who trains")
+    ] = None,
+    run_dir: RunDir = None,
+    now: Annotated[bool, typer.Option("--now", help="start it too")] = False,
+) -> None:
+    """Make a job a service that goes on by itself after a crash or a reboot."""
+    from autotune.cli.service import install as verb
+
+    _end(verb, job, system, as_user, run_dir, now)
+
+
+@service.command("list")
+def service_list(system: System = False, as_json: AsJson = False) -> None:
+    """List the jobs that are services, and how they are."""
+    from autotune.cli.service import show as verb
+
+    _end(verb, system, as_json)
+
+
+@service.command("remove")
+def service_remove(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="its name, or its job file")],
+    system: System = False,
+) -> None:
+    """Stop a job's service, let it save, and take the service away; the run folder stays."""
+    from autotune.cli.service import remove as verb
+
+    _end(verb, job, system)
 
 
 def _end(verb: object, *arguments: object) -> None:
@@ -210,8 +288,10 @@ def main() -> None:
     except Exception as error:
         import traceback
 
-        traceback.print_exc()
-        print(f"error: a bug in autotune ({error!r})", file=sys.stderr)
+        from autotune.cli.speech import harmless
+
+        print(harmless(traceback.format_exc()), file=sys.stderr)
+        print(harmless(f"error: a bug in autotune ({error!r})"), file=sys.stderr)
         print("hint: report it with the lines above and the run's journal.jsonl", file=sys.stderr)
         sys.exit(BUG)
 

@@ -11,7 +11,7 @@ from autotune.frameworks.ds_doctor import examine, examine_text
 from autotune.frameworks.ds_remark import Path as Keys
 from autotune.frameworks.ds_remark import Remark, Use
 from autotune.frameworks.ds_text import Parsed, parse
-from autotune.frameworks.finetune import FinetuneSettings
+from autotune.frameworks.finetune_parts import FinetuneSettings
 from autotune.world.yaml_files import Document, read_document, read_text
 
 Where = Callable[[Keys], str]

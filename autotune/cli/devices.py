@@ -1,12 +1,13 @@
 """Chooses the devices of a job among those its owner was given, and refuses what is unclear."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from autotune.core.fault import Fault, InputError
 from autotune.core.job import Job
 from autotune.core.plan import Device
+from autotune.core.seats import Seat, first_devices
 from autotune.world.gpu import Gpus
 
 MOST_CPU_RANKS = 2
@@ -15,15 +16,27 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a job trains on; `indices` are NVML's, empty on the CPU."""
+    """What a job trains on; `indices` are NVML's, empty on the CPU, and so are `given`."""
 
     device: Device
     indices: tuple[int, ...]
     ranks: int
+    given: tuple[int, ...] = ()  # all that the owner let it have
 
 
-def choose_devices(job: Job, gpus: Gpus, installed: Mapping[str, str], where: str) -> Chosen:
-    """Return the devices of the job; raises InputError when they cannot be had or told."""
+def choose_devices(
+    job: Job,
+    gpus: Gpus,
+    installed: Mapping[str, str],
+    where: str,
+    look: Callable[[tuple[int, ...]], tuple[Seat, ...]] | None = None,
+    began: int | None = None,
+) -> Chosen:
+    """Return the devices of the job; raises InputError when they cannot be had or told.
+
+    `look` says how GPUs are now (without it nobody is on any), and `began` with how many ranks an
+    earlier start of the run did.
+    """
     if VISIBLE in job.env:
         text = f"`env` sets {VISIBLE}, which the launcher overrides"
         raise InputError(Fault(text, where, "name the GPUs under `devices.use`"))
@@ -41,21 +54,15 @@ def choose_devices(job: Job, gpus: Gpus, installed: Mapping[str, str], where: st
             raise InputError(Fault(text, where, why or f"{VISIBLE} hides them"))
         ranks = use if isinstance(use, int) else min(MOST_CPU_RANKS, os.cpu_count() or 1)
         return Chosen("cpu", (), ranks)
-    chosen = _wanted(use, given)
+    # A list is these and no others, whoever is there.
+    seats = tuple(map(Seat, given))
+    if look is not None and not isinstance(use, list):
+        seats = look(tuple(given))
+    chosen = first_devices(use, seats, job.batch.global_ if job.batch else 0, began)
     if chosen is None:
         text = f"`devices.use` asks for {use}, and the GPUs given to us are {given}"
         raise InputError(Fault(text, where, "name fewer, or say auto"))
-    return Chosen("cuda", chosen, len(chosen))
-
-
-def _wanted(use: object, given: list[int]) -> tuple[int, ...] | None:
-    if use == "auto":
-        return tuple(given)
-    if isinstance(use, int):
-        return tuple(given[:use]) if 0 < use <= len(given) else None
-    wanted = tuple(use) if isinstance(use, list) else ()
-    fits = bool(wanted) and set(wanted) <= set(given) and len(set(wanted)) == len(wanted)
-    return wanted if fits else None
+    return Chosen("cuda", chosen, len(chosen), chosen if isinstance(use, list) else tuple(given))
 
 
 def _given(gpus: Gpus, visible: str | None, where: str) -> list[int]:

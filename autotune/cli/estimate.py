@@ -61,7 +61,7 @@ def estimate(asked: Asked, as_json: bool) -> int:
 
 def _shape(model: Path) -> ModelShape:
     file = model / "config.json" if model.is_dir() else model
-    config = read_json(file)
+    config = read_json(file, links=True)
     if not isinstance(config, dict):
         text = "the model's config is missing or cannot be read"
         raise InputError(Fault(text, str(file), "name a model folder or its config.json"))

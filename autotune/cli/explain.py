@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from autotune.cli.speech import say_lines
 from autotune.core.evidence import Diagnosis
 from autotune.core.explain import Explanation, Remedies, as_plain, as_text, explain_scanned
 from autotune.core.history import fold
@@ -53,7 +54,7 @@ def explain(
         if as_json:
             print(json.dumps(as_plain(explanation, remedy_for), allow_nan=False))
         else:
-            print("\n".join(as_text(explanation, name, remedy_for)))
+            say_lines(as_text(explanation, name, remedy_for))
     return outcome
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from autotune.cli.parts import parts_table
+from autotune.cli.speech import say_lines
 from autotune.cli.wiring import lay_ground
 from autotune.core.decide import first_leap
 from autotune.core.history import Story
@@ -95,7 +96,7 @@ def show_plan(outline: Outline, as_json: bool) -> None:
         print(json.dumps(as_plain(outline), allow_nan=False))
         return
     width = shutil.get_terminal_size((WIDEST, 40)).columns
-    print("\n".join(as_text(outline, max(NARROWEST, min(WIDEST, width)))))
+    say_lines(as_text(outline, max(NARROWEST, min(WIDEST, width))))
 
 
 def as_text(outline: Outline, width: int = WIDEST) -> list[str]:

@@ -11,6 +11,8 @@ from autotune.core.policy import ANYTHING, Policy
 from autotune.core.rung import Rung
 from autotune.world.policy_file import find_policy, load_policy
 
+PIN = "pin_packages"  # needs its name under `allow`, and packages to lay over
+
 
 def remedies_for(diagnosis: Diagnosis) -> list[dict[str, str]]:
     """Return the rungs of the first rule that asks for nothing a bare log cannot tell.
@@ -27,8 +29,9 @@ def remedies_for(diagnosis: Diagnosis) -> list[dict[str, str]]:
             continue
         if all(_holds(fact, diagnosis) for fact in rule.and_):
             named = [{"rung": name, "why": rungs[name].summary} for name in rule.try_]
-            if not named:
-                return [{"rung": "stop", "why": diagnosis.cure or rule.why}]
+            # What only other packages would mend is mended by whoever installs them.
+            if all(one["rung"] == PIN for one in named):
+                return [{"rung": "stop", "why": diagnosis.cure or rule.advice or rule.why}]
             last = diagnosis.cure or rule.advice
             return [*named, {"rung": "stop", "why": last}] if last else named
     return []

@@ -1,39 +1,47 @@
 """`autotune run JOB`: supervises a job to its end, or goes on with it."""
 
 import dataclasses
+import faulthandler
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from autotune import __version__
-from autotune.cli.terminal import JsonTeller, Terminal
-from autotune.cli.wiring import digest_of, identity, lay_ground
+from autotune.cli.import_job import job_of
+from autotune.cli.looking import digest_of
+from autotune.cli.service_teller import teller
+from autotune.cli.wiring import identity, lay_ground
 from autotune.core.fault import CannotRecord, Fault, InputError
 from autotune.core.history import Story, fold
 from autotune.core.history import tell as with_event
 from autotune.core.outlook import Outlook
 from autotune.core.record import Event, RunStarted, WentOn
-from autotune.edges import Interrupts, Teller
+from autotune.edges import Clock, Interrupts, Teller
 from autotune.foreseeing import Foreseer
 from autotune.ground import Ground
 from autotune.stage import RunStage
 from autotune.supervisor import Supervisor
-from autotune.world.clock import SystemClock
 from autotune.world.files import write_text
 from autotune.world.interrupts import SignalWatch
 from autotune.world.journal import FileJournal, read_journal
+from autotune.world.notify import BeatingClock, Notifier, listening
 from autotune.world.policy_file import digest
-from autotune.world.process import become_subreaper
+from autotune.world.process import become_subreaper, keep_memory_private
 from autotune.world.run_folder import RunFolder, RunLock
+from autotune.world.upgrade import Upgrade, become_new
+
+INSTALL_SECONDS = 120.0  # for a package manager to put the rest of a new autotune there
 
 
 class Asked:
     """Requests to end, by signal or through the run folder."""
 
-    def __init__(self, signals: SignalWatch, folder: RunFolder) -> None:
-        """Listen to both."""
+    def __init__(self, signals: SignalWatch, folder: RunFolder, notifier: Notifier) -> None:
+        """Listen to both; `notifier` hears of each turn that asks, and of the end once it began."""
         self._signals = signals
         self._folder = folder
+        self._notifier = notifier
         self._stop_by: str | None = None
 
     def read(self) -> Interrupts:
@@ -41,13 +49,44 @@ class Asked:
         heard = self._signals.read()
         if self._stop_by is None:
             self._stop_by = heard.stop_by or self._folder.stop_asked_by()
+        if self._stop_by is not None:
+            self._notifier.stop()
+        self._notifier.beat()
         return Interrupts(stop_by=self._stop_by, hurry=heard.hurry)
 
 
-def run(job: Path, run_dir: Path | None, as_json: bool) -> int:
-    """Supervise the job and return the exit code of `autotune run`."""
-    signals = SignalWatch()
+class Renewal:
+    """Lets the run go on under a new autotune as soon as one was put in the place of ours.
+
+    Each attempt is started with files of the package. Those of another version than the one that
+    reads what they say would be a mixture that nobody has tried.
+    """
+
+    def __init__(self, asked: Asked, clock: Clock, notifier: Notifier, tell: Teller) -> None:
+        """Know what lies on disk from now on."""
+        self._asked, self._clock, self._notifier, self._tell = asked, clock, notifier, tell
+        self._upgrade = Upgrade()
+
+    def __call__(self) -> None:
+        """Become the new one, if there is one; while it is being installed, wait a moment."""
+        deadline = self._clock.monotonic() + INSTALL_SECONDS
+        while self._upgrade.is_begun() and self._asked.read().stop_by is None:
+            if self._upgrade.is_whole(self._clock.sleep):
+                self._tell.note("autotune was replaced on disk; going on as the new one")
+                self._notifier.begin_anew()
+                become_new(self._notifier.environment)
+            if self._clock.monotonic() >= deadline:
+                self._tell.note("autotune was replaced on disk by what does not start; going on")
+                return
+            self._clock.sleep(1)
+
+
+def run(named: Sequence[str], run_dir: Path | None, as_json: bool) -> int:
+    """Supervise a job file, or a command line; return the exit code of `autotune run`."""
+    signals, notifier = SignalWatch(), listening()
     signals.install()
+    faulthandler.enable()  # a watchdog's SIGABRT then says where the loop stood
+    job, run_dir = job_of(named, run_dir)
     ground = lay_ground(job, run_dir, uuid.uuid4().hex[:16])
     folder = ground.folder
     if folder.is_foreign():
@@ -57,30 +96,35 @@ def run(job: Path, run_dir: Path | None, as_json: bool) -> int:
     lock = RunLock(folder)
     try:
         become_subreaper()
-        return _supervise(ground, signals, as_json)
+        keep_memory_private()
+        return _supervise(ground, signals, notifier, as_json)
     except OSError as error:
         text = f"a file of the run could not be written ({error.strerror})"
         hint = "free disk space or mend the folder, then start the same command again"
         raise CannotRecord(Fault(text, str(error.filename or folder.path), hint)) from error
     finally:
+        ground.leases.release()
         lock.release()
 
 
-def _supervise(ground: Ground, signals: SignalWatch, as_json: bool) -> int:
-    folder, clock = ground.folder, SystemClock()
-    tell: Teller = JsonTeller() if as_json else Terminal(ground.job.devices.memory_limit)
+def _supervise(ground: Ground, signals: SignalWatch, notifier: Notifier, as_json: bool) -> int:
+    folder, clock = ground.folder, BeatingClock(notifier)
     journal = FileJournal(folder.journal, clock.now)
     story = fold(read_journal(folder.journal))
     ground = _same_run(ground, story)
     event = _opening(ground, story)
+    limit, name = ground.job.devices.memory_limit, ground.job.name
+    tell = teller(as_json, limit, notifier, name, ground.run_id)
     journal.append(event)
     tell.event(event)
-    write_text(folder.job, ground.document.path.read_text(encoding="utf-8"))
+    if ground.document.path != folder.job:
+        write_text(folder.job, ground.document.path.read_text(encoding="utf-8"))
     folder.clear_stop()
+    notifier.ready()
     tell.note(f"run folder: {folder.path}")
     for note in ground.looked.notes:
         tell.note(f"{note.what} ({note.where})")
-    asked = Asked(signals, folder)
+    asked = Asked(signals, folder, notifier)
     foreseer = Foreseer(ground, folder.path / "survey", tell, lambda: bool(asked.read().stop_by))
     stage = RunStage(ground, clock, asked, tell, foreseer)
 
@@ -94,6 +138,7 @@ def _supervise(ground: Ground, signals: SignalWatch, as_json: bool) -> int:
             stage.saved(),
             stage.earlier(),
             foreseer.foresight(),
+            ground.seating(),
         )
         before = foreseer.doubts
         closer = foreseer.look_closer(story, now)
@@ -114,6 +159,7 @@ def _supervise(ground: Ground, signals: SignalWatch, as_json: bool) -> int:
         clock=clock,
         asked=asked,
         tell=tell,
+        between=Renewal(asked, clock, notifier, tell),
     )
     code = supervisor.run()
     if code == 0:
@@ -139,6 +185,8 @@ def _same_run(ground: Ground, story: Story) -> Ground:
             raise InputError(Fault(text, ground.document.where("settings"), hint))
     ranks, device = started.plan.world_size, started.device
     last = story.last.plan if story.last else started.plan
+    if story.devices and set(story.devices) <= set(ground.given):
+        ground.gpus.indices = story.devices
     # A GPU that a rung has left out may be gone from the machine by now.
     enough = bool(last.excluded) and len(ground.indices_of(last)) == last.world_size
     if ground.device != device or not (enough or ground.start.world_size == ranks):

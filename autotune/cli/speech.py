@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 
 from autotune.core.fault import AutotuneError, Fault
+from autotune.core.sentence import printable
 
 
 def speak(error: AutotuneError) -> None:
@@ -16,12 +17,26 @@ def speak_notes(notes: Iterable[Fault]) -> None:
     _print("note", notes)
 
 
+def say_lines(lines: Iterable[str]) -> None:
+    """Print lines to stdout; what a child put into its words reaches no terminal as orders."""
+    print("\n".join(map(harmless, lines)), flush=True)
+
+
+def harmless(text: str) -> str:
+    """Return a text without control characters, in which no line can pass for one of ours."""
+    return "\n    ".join(printable(line) for line in text.split("\n"))
+
+
 def _print(begin: str, faults: Iterable[Fault]) -> None:
     for number, fault in enumerate(faults):
         if number:
             print(file=sys.stderr)
-        print(f"{begin}: {fault.what}", file=sys.stderr)
+        _line(f"{begin}: {fault.what}")
         if fault.where:
-            print(f"where: {fault.where}", file=sys.stderr)
+            _line(f"where: {fault.where}")
         if fault.hint:
-            print(f"hint: {fault.hint}", file=sys.stderr)
+            _line(f"hint: {fault.hint}")
+
+
+def _line(text: str) -> None:
+    print(harmless(text), file=sys.stderr)

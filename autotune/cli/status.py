@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from autotune.cli.speech import say_lines
 from autotune.cli.stop import orphans
 from autotune.cli.terminal import describe
 from autotune.core.codec import to_plain
@@ -13,7 +14,7 @@ from autotune.core.fault import Fault, InputError
 from autotune.core.history import Attempt, Story, fold
 from autotune.core.plan import Plan, changes
 from autotune.core.record import Finish, Launch, Prove, Wait
-from autotune.core.sentence import lost_steps, say_launch, say_plan, tell_story
+from autotune.core.sentence import lost_steps, say_attempt, say_launch, say_wait, tell_story
 from autotune.core.units import show_seconds
 from autotune.core.view import View
 from autotune.world.event_file import EventFolder
@@ -32,7 +33,7 @@ def status(run: Path | None, watch: bool, as_json: bool) -> int:
         if as_json:
             print(json.dumps(_as_json(story, view, state)), flush=True)
         else:
-            print("\n".join(_as_text(folder, story, view, state)), flush=True)
+            say_lines(_as_text(folder, story, view, state))
         if not watch or state not in ("running", "waiting", "stopping"):
             return 0
         time.sleep(1)
@@ -110,13 +111,13 @@ def _as_text(folder: RunFolder, story: Story, view: View, state: str) -> list[st
         held = [data_bytes(pid) for pid in view.ranks.values()]
         most = max((size for size in held if size is not None), default=None)
         limit = view.settings.get("soft_limit_bytes")
-        lines.append(f"attempt {last.number}: {say_plan(last.plan)}")
+        lines.append(say_attempt(last.launch))
         lines.append("  " + describe(view, most, limit if isinstance(limit, int) else None))
         if view.step and view.total and view.step_seconds:
             left = show_seconds((view.total - view.step) * view.step_seconds)
             lines.append(f"  about {left} to go at {view.step_seconds:.1f} s a step")
     if isinstance(pending, Wait):
-        lines.append(f"waiting: {pending.why}")
+        lines.append(say_wait(pending))
     if isinstance(pending, Finish) or state == "finished":
         lines.append(f"known-good: {folder.known_good}")
     if last is not None:

@@ -123,11 +123,10 @@ def conversion_request(
 
 
 def _cannot_train(wanted: WantedShape) -> str | None:
-    if wanted.zero_stage not in (1, 2, 3):
-        return (
-            f"ZeRO stage {wanted.zero_stage} is not supported: stage 0 trains with other numerics "
-            "than stages 1 to 3 and its checkpoints do not carry over to them; use stage 1."
-        )
+    if wanted.zero_stage not in (0, 1, 2, 3):
+        return f"There is no ZeRO stage {wanted.zero_stage}; use 1, 2 or 3, or 0 for none."
+    if wanted.zero_stage == 0 and wanted.offload_optimizer != "none":
+        return "Without ZeRO nothing is offloaded; use stage 1."
     if wanted.offload_param != "none" and wanted.zero_stage != 3:
         return "offload_param belongs to ZeRO stage 3; at stages 1 and 2 DeepSpeed ignores it."
     if wanted.optimizer == CPU_ADAM and wanted.offload_optimizer == "none":
@@ -143,11 +142,14 @@ def _cannot_train(wanted: WantedShape) -> str | None:
 
 
 def _cannot_carry(saved: SavedShape, wanted: WantedShape) -> str | None:
-    if saved.zero_stage not in (1, 2, 3):
+    if (saved.zero_stage == 0) != (wanted.zero_stage == 0):
+        before, after = ("without", "under") if saved.zero_stage == 0 else ("under", "without")
         return (
-            f"The checkpoint was saved under ZeRO stage {saved.zero_stage}, which is not "
-            "supported: its optimizer state lies in other files and under other numerics."
+            f"The checkpoint was saved {before} DeepSpeed, and its optimizer state lies in other "
+            f"files {after} it, which nothing here converts; keep the way it is trained."
         )
+    if saved.zero_stage not in (0, 1, 2, 3):
+        return f"There is no ZeRO stage {saved.zero_stage}."
     if saved.method != wanted.method:
         return (
             f"A checkpoint of {saved.method} training has other trained parameters than "
@@ -212,7 +214,10 @@ def _loses_moments(saved: SavedShape, wanted: WantedShape) -> str | None:
 
 
 def _same_files(saved: SavedShape, wanted: WantedShape) -> bool:
-    """Whether DeepSpeed reads the checkpoint as it lies."""
+    """Whether the checkpoint is read as it lies."""
+    if saved.zero_stage == wanted.zero_stage == 0:
+        # Whole tensors, whichever rank wrote them; the parameters stay in the model's precision.
+        return saved.optimizer == wanted.optimizer
     return (
         _low(saved) == _low(wanted)
         and saved.world_size == wanted.world_size
@@ -302,6 +307,8 @@ def _from_weights(lost: str, wanted: WantedShape, consented: frozenset[str]) -> 
 def _overrides(wanted: WantedShape) -> tuple[tuple[str, bool | int], ...]:
     """What the configuration must say in so many words: each of these binds the next checkpoint."""
     keys: list[tuple[str, bool | int]] = []
+    if wanted.zero_stage == 0:
+        return ()
     if wanted.zero_stage == 3:
         keys.append(("zero_optimization.sub_group_size", wanted.sub_group_size))
     else:

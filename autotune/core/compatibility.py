@@ -41,6 +41,12 @@ CONFLICTS: tuple[Conflict, ...] = (
         "DeepSpeed, runtime/zero/config.py",
     ),
     Conflict(
+        "offload_without_zero",
+        lambda plan, _: plan.offload_optimizer and plan.zero_stage == 0,
+        "an optimizer is offloaded by ZeRO alone, at stage 1 or above",
+        "DeepSpeed, runtime/zero/config.py",
+    ),
+    Conflict(
         "offload_at_stage_3",
         lambda plan, _: plan.zero_stage == 3 and (plan.offload_optimizer or plan.offload_param),
         "DeepSpeed 0.14.1 and 0.14.2 mix devices at ZeRO stage 3 with offload; 0.14.3 mends it",

@@ -27,6 +27,7 @@ from autotune.core.record import Finish, GiveUp, Launch, Prove, Remedy, Step, St
 from autotune.core.resumed import Expected
 from autotune.core.risk import risk_of
 from autotune.core.rung import Deed, Scene
+from autotune.core.seating import can_move, seated
 
 
 def next_step(story: Story, outlook: Outlook) -> Step:
@@ -35,6 +36,10 @@ def next_step(story: Story, outlook: Outlook) -> Step:
         return story.pending
     if story.stop_asked is not None:
         return Stop(f"asked to by {story.stop_asked.by}")
+    return seated(story.postponed or _wanted(story, outlook), story, outlook)
+
+
+def _wanted(story: Story, outlook: Outlook) -> Step:
     last = story.last
     if last is None:
         return _begin(story, outlook)
@@ -65,7 +70,7 @@ def _try_faster(story: Story, outlook: Outlook, last: Attempt) -> Step:
 
 def doubtful(story: Story, outlook: Outlook) -> tuple[Plan, ...]:
     """Return the plans near the limit that the next decision turns on; none where it does not."""
-    if story.pending is not None or outlook.foresight is None or story.stop_asked is not None:
+    if story.pending or story.postponed or story.stop_asked or outlook.foresight is None:
         return ()
     last = story.last
     if last is None and not _begins_by_prediction(outlook):
@@ -214,6 +219,8 @@ def _wait_before(remedy: Remedy, beaten: Attempt, story: Story, outlook: Outlook
         return None
     if outlook.rungs[remedy.rung].deed is not Deed.WAIT_FOR_ROOM:
         return None if story.waited_since_end else Wait(pause, remedy.why)
+    if can_move(story, outlook, beaten.plan):
+        return None
     needed = needed_bytes(beaten, outlook.job.devices.memory_limit, outlook.policy.limits)
     # Where room was seen and was not enough the figure is wrong, and time must pass as well.
     again = any(

@@ -27,6 +27,7 @@ from autotune.core.printed import (
     nameless_words,
     warned,
 )
+from autotune.core.vigil import PREEMPTED
 
 # How sure each kind of evidence makes us.
 FROM_FILES = 0.99
@@ -74,6 +75,8 @@ def _ended_well(evidence: Evidence) -> Finding | None:
     if not evidence.finished:
         return None
     why = "the files it left show that the training finished"
+    if evidence.total_steps is None and evidence.exit_code == 0:
+        why = "it exited with 0 and says nothing else of its end"
     if evidence.exit_code:
         why += f", whatever exit code {evidence.exit_code} says"
     return Finding(Failure.NONE, FROM_FILES, why)
@@ -83,6 +86,10 @@ def _our_own_hand(evidence: Evidence) -> Finding | None:
     reason = evidence.ended_by_us
     if reason is None or reason in _AFTER_A_DEATH | _FOR_SILENCE | _FOR_LEARNING_NOTHING:
         return None
+    if reason == PREEMPTED:
+        who = evidence.told_to_end or "its launcher"
+        why = f"{who} was told from outside to end, and its ranks to save and end at the next step"
+        return Finding(Failure.PREEMPTED, FROM_FILES, why)
     return Finding(Failure.NONE, FROM_FILES, f"autotune ended it itself ({reason})")
 
 

@@ -90,6 +90,7 @@ class Memory:
     device_total_bytes: int | None = None
     device_others_bytes: int | None = None  # held by processes that are not ours
     device_free_low_bytes: int | None = None  # least that any of our cards had free
+    device_free_before_bytes: int | None = None  # the same before a rank of ours held any
     curve: tuple[CurvePoint, ...] = ()  # oldest first, never more than 64 points
 
 
@@ -160,6 +161,16 @@ class Rescued:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """What filled a rank's memory when it was refused some, in a file of the attempt's folder."""
+
+    rank: int
+    file: str
+    bytes: int | None = None
+    left_out: str = ""  # because the file would have grown beyond its bound
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Everything a diagnosis may rest on for one attempt."""
 
@@ -167,7 +178,7 @@ class Evidence:
     exit_code: int | None = None  # of the launcher, as the shell would show it (128 + signal)
     signal: int | None = None  # that ended the launcher itself
     ended_by_us: str | None = None  # why autotune ended it, if it did; see core/vigil.py
-    finished: bool = False  # by the files the training left, never by its exit code
+    finished: bool = False  # by the files it left; by its exit code where it leaves none to tell
     step: int | None = None  # last optimizer step reported
     total_steps: int | None = None
     checkpoint_step: int | None = None  # of the newest complete checkpoint
@@ -190,6 +201,8 @@ class Evidence:
     trail: Trail | None = None  # of its optimizer steps; None: it told of none
     continued: Continued | None = None  # how it went on from a checkpoint, where it says so
     global_batch: int | None = None  # in force, as the ranks read it from what trains
+    snapshots: tuple[Snapshot, ...] = ()  # one for each rank that made one
+    told_to_end: str | None = None  # who of the attempt was told so from outside, and by what
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
-"""Reads the exception a rank reported about itself, taking nothing it says on trust."""
+"""Reads what a rank reported of its own end, taking nothing it says on trust."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from autotune.core.evidence import RankException
-from autotune.core.failure import Phase
+from autotune.core.evidence import RankException, Snapshot
+from autotune.core.tame import number, phase_of, size
 
 MOST_MESSAGE = 8000
 MOST_TRACEBACK = 64_000
+_SNAPSHOT = re.compile(r"snapshot-rank\d{1,5}\.(?:json|pickle)")
 
 
 def exception_of(rank: int, fields: Mapping[str, Any]) -> RankException:
@@ -21,28 +23,20 @@ def exception_of(rank: int, fields: Mapping[str, Any]) -> RankException:
         rank=rank,
         type=kind[:200] if isinstance(kind, str) and kind else "Exception",
         message=message[:MOST_MESSAGE] if isinstance(message, str) else "",
-        phase=_phase(fields.get("phase")),
-        step=_count(fields.get("step")),
+        phase=phase_of(fields.get("phase")),
+        step=size(fields.get("step")),
         traceback=traceback[-MOST_TRACEBACK:] if isinstance(traceback, str) else "",
-        at=_number(fields.get("t")),
-        data_bytes=_count(memory.get("data_bytes")),
-        allocated_bytes=_count(memory.get("allocated_bytes")),
-        reserved_bytes=_count(memory.get("reserved_bytes")),
+        at=number(fields.get("t")),
+        data_bytes=size(memory.get("data_bytes")),
+        allocated_bytes=size(memory.get("allocated_bytes")),
+        reserved_bytes=size(memory.get("reserved_bytes")),
     )
 
 
-def _phase(value: Any) -> Phase | None:
-    try:
-        return Phase(value)
-    except ValueError:
+def snapshot_of(rank: int, fields: Mapping[str, Any]) -> Snapshot | None:
+    """Return the snapshot in the fields of an event; None where it names no file of our making."""
+    file, left_out = fields.get("file"), fields.get("left_out")
+    if not isinstance(file, str) or not _SNAPSHOT.fullmatch(file):
         return None
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value)
+    said = left_out[:200] if isinstance(left_out, str) else ""
+    return Snapshot(rank, file, size(fields.get("bytes")), said)

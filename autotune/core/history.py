@@ -22,6 +22,7 @@ from autotune.core.record import (
     Step,
     Stop,
     StopAsked,
+    Unseated,
     Wait,
     Waited,
     WentOn,
@@ -61,6 +62,8 @@ class Story:
     started: RunStarted | None = None
     attempts: tuple[Attempt, ...] = ()
     pending: Step | None = None  # decided, not yet done
+    postponed: Launch | None = None  # decided, and to be done once its devices can be had
+    unseated: str = ""  # why it could not be done, until something was waited for
     waited_seconds: float = 0.0
     waited_since_end: bool = False  # whether a wait is over since the last attempt ended
     room: bool | None = None  # what the last wait found of the memory it waited for
@@ -73,6 +76,11 @@ class Story:
     def last(self) -> Attempt | None:
         """The newest attempt."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """The GPUs of the newest attempt."""
+        return self.last.launch.devices if self.last else ()
 
     @property
     def attempt_seconds(self) -> float:
@@ -125,12 +133,19 @@ def tell(story: Story, event: Event) -> Story:
         return _went_on(story)
     if isinstance(event, Decided):
         return _decided(story, event.step)
+    if isinstance(event, Unseated):
+        return _unseated(story, event.why)
     if isinstance(event, (Prepared, AttemptStarted, AttemptEnded)):
         return _attempted(story, event)
     if isinstance(event, Waited):
         waited = story.waited_seconds + event.seconds
         return dataclasses.replace(
-            story, pending=None, waited_seconds=waited, waited_since_end=True, room=event.room
+            story,
+            pending=None,
+            waited_seconds=waited,
+            waited_since_end=True,
+            room=event.room,
+            unseated="",
         )
     if isinstance(event, Proved):
         return dataclasses.replace(story, pending=None, proof=event)
@@ -147,7 +162,12 @@ def _went_on(story: Story) -> Story:
     gave_up = story.ended is not None and story.ended.state == "gave_up"
     gave_up = gave_up or isinstance(story.pending, GiveUp)
     return dataclasses.replace(
-        story, ended=None, stop_asked=None, pending=pending, taken_up_again=gave_up
+        story,
+        ended=None,
+        stop_asked=None,
+        pending=pending,
+        taken_up_again=gave_up,
+        unseated="",
     )
 
 
@@ -155,7 +175,17 @@ def _decided(story: Story, step: Step) -> Story:
     attempts = story.attempts
     if isinstance(step, Launch):
         attempts = (*attempts, Attempt(step))
+        return dataclasses.replace(story, pending=step, attempts=attempts, postponed=None)
     return dataclasses.replace(story, pending=step, attempts=attempts)
+
+
+def _unseated(story: Story, why: str) -> Story:
+    # What was decided stands, with the deeds that may be done already; only its devices are open.
+    launch = story.pending if isinstance(story.pending, Launch) else None
+    attempts = story.attempts[:-1] if launch else story.attempts
+    return dataclasses.replace(
+        story, pending=None, postponed=launch, attempts=attempts, unseated=why
+    )
 
 
 def _attempted(story: Story, event: Prepared | AttemptStarted | AttemptEnded) -> Story:

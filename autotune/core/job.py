@@ -4,7 +4,15 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from autotune.core.secret import is_a_secret, names_a_secret
 from autotune.core.units import parse_bytes, parse_seconds, parse_share
@@ -12,10 +20,21 @@ from autotune.core.units import parse_bytes, parse_seconds, parse_share
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 Share = Annotated[float, BeforeValidator(parse_share)]
-FrameworkName = Literal["finetune"]
+FrameworkName = Literal[
+    "finetune", "hf", "trl", "llamafactory", "deepke", "axolotl", "ms_swift", "deepspeed", "command"
+]
 Indices = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
+_VERSIONS = r"\s*(==|!=|<=|>=|<|>|~=)\s*[0-9A-Za-z.*+!]+\s*"
+_REQUIREMENT = re.compile(
+    rf"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,_-]+\])?({_VERSIONS}(,{_VERSIONS})*)?", re.ASCII
+)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def as_settings(value: Any) -> Any:
+    """Return a text alone as the settings it stands for: the tool's own config file."""
+    return {"config": value} if isinstance(value, str) else value
 
 
 class _Strict(BaseModel):
@@ -66,7 +85,47 @@ class Limits(_Strict):
     attempts: int = Field(default=20, ge=1, description="attempts that spent a rung")
     wall: Seconds = Field(default=48 * 3600.0, description="time in attempts, waits not counted")
     wait: Seconds = Field(default=12 * 3600.0, description="time spent waiting in all")
-    log_bytes: Bytes = Field(default=2 * 2**30, ge=2**20, description="disk for one attempt's log")
+    log_bytes: Bytes = Field(
+        default=2 * 2**30,
+        ge=2**20,
+        description="disk for one attempt's log, and for each of its ranks' events",
+    )
+    logs_bytes: Bytes = Field(
+        default=8 * 2**30,
+        ge=2**20,
+        description="disk for the logs and events of all attempts that are over",
+    )
+    logs_age: Seconds = Field(
+        default=30 * 86400.0, description="how long those are kept whole; then head and tail are"
+    )
+
+
+class Pins(_Strict):
+    """Package versions that may be laid over the training's Python, where `allow` says so."""
+
+    packages: list[str] = Field(
+        default=[], description="requirements; default: what is known to help against a failure"
+    )
+    wheels: str | None = Field(
+        default=None, description="a folder of wheels; the package index is then not asked"
+    )
+    use: Literal["when_needed", "always"] = Field(
+        default="when_needed", description="always: from the first attempt on"
+    )
+
+    @field_validator("packages")
+    @classmethod
+    def _packages_are_names_and_versions(cls, packages: list[str]) -> list[str]:
+        for one in packages:
+            if not _REQUIREMENT.fullmatch(one):
+                raise ValueError(f"{one!r} is no package with versions, such as transformers<5")
+        return packages
+
+    @model_validator(mode="after")
+    def _always_needs_names(self) -> "Pins":
+        if self.use == "always" and not self.packages:
+            raise ValueError("`use: always` needs `packages`")
+        return self
 
 
 class Job(_Strict):
@@ -74,8 +133,12 @@ class Job(_Strict):
 
     name: str = Field(description="letters, digits, dot, dash and underscore; names the run folder")
     framework: FrameworkName = Field(description="what trains: finetune is the built-in trainer")
-    settings: dict[str, Any] = Field(description="the framework's own settings")
-    batch: Batch
+    settings: Annotated[dict[str, Any], BeforeValidator(as_settings)] = Field(
+        description="the framework's own settings, or the path of the tool's own config"
+    )
+    batch: Batch | None = Field(
+        default=None, description="default: as the tool's own config says; finetune needs it"
+    )
     start: Literal["predicted", "as_given"] = Field(
         default="predicted",
         description="predicted: attempt 1 is the cheapest plan predicted to fit, its longest batch"
@@ -95,12 +158,18 @@ class Job(_Strict):
     probe: Literal["on", "off"] = Field(
         default="on", description="look into the training's processes and save them from inside"
     )
+    snapshot: Annotated[Bytes, Field(ge=2**16)] | None = Field(
+        default=None,
+        description="most bytes of a file in which a rank that was refused memory shows what fills"
+        " it; default: none is made",
+    )
     proof: bool = Field(default=True, description="prove the known-good in a throwaway process")
     learn: bool = Field(
         default=True,
         description="keep outcomes in a local store, so that the next job starts right",
     )
     python: str | None = Field(default=None, description="the training's Python; default: ours")
+    pins: Pins = Pins()
     env: dict[str, str] = Field(default={}, description="environment of the training, no secrets")
     env_from: list[str] = Field(default=[], description="names passed through from our environment")
 
@@ -121,6 +190,13 @@ class Job(_Strict):
             raise ValueError(f"{share:.0%} is no share from 0% to 50% of the run's time")
         return share
 
+    @field_validator("snapshot")
+    @classmethod
+    def _a_snapshot_needs_the_probe(cls, size: int | None, info: ValidationInfo) -> int | None:
+        if size is not None and info.data.get("probe") == "off":
+            raise ValueError("a snapshot is made by the probe: leave `probe` on, or this key out")
+        return size
+
     @field_validator("env")
     @classmethod
     def _env_holds_no_secret(cls, env: dict[str, str]) -> dict[str, str]:
@@ -140,6 +216,13 @@ class Job(_Strict):
             if not _ENV_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is not the name of an environment variable")
         return names
+
+
+def batch_of(job: Job) -> Batch:
+    """Return the job's batches, which are filled in before a framework describes anything."""
+    if job.batch is None:
+        raise AssertionError("the batches were not filled in")
+    return job.batch
 
 
 def absolute(path: str, folder: str) -> str:

@@ -45,11 +45,17 @@ def proof_file(story: Story, plan: Plan) -> dict[str, Any]:
 
 
 def launch_script(
-    name: str, argv: tuple[str, ...], env: dict[str, str], env_from: list[str], comments: str
+    name: str,
+    argv: tuple[str, ...],
+    env: dict[str, str],
+    env_from: list[str],
+    comments: str,
+    folder: str | None = None,
 ) -> str:
     """Return a POSIX shell script that starts the training without autotune.
 
-    `argv` begins with the interpreter; names in `env_from` hold secrets and are only named.
+    `argv` begins with the interpreter; names in `env_from` hold secrets and are only named. It
+    starts in `folder`, or beside the script where that is None.
     """
     python, *rest = argv
     exports = [f"export {key}={shlex.quote(value)}" for key, value in sorted(env.items())]
@@ -62,20 +68,17 @@ def launch_script(
             "# Checkpoints go to `output` beside this file; PYTHON names another interpreter.",
             comments.rstrip("\n"),
             "set -eu",
-            'cd "$(dirname "$0")"',
+            f"cd {shlex.quote(folder)}" if folder else 'cd "$(dirname "$0")"',
             *exports,
             *needed,
-            f'PYTHON="${{PYTHON:-{_in_quotes(python)}}}"',
+            f"INTERPRETER={shlex.quote(python)}",
+            'PYTHON="${PYTHON:-$INTERPRETER}"',
             "# DeepSpeed compiles extensions with the ninja that lies beside the interpreter.",
             'PATH="$(dirname "$PYTHON"):$PATH"; export PATH',
             f'exec "$PYTHON" {command}',
             "",
         ]
     )
-
-
-def _in_quotes(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
 
 
 def as_json(value: Any) -> str:

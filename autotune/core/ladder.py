@@ -15,7 +15,7 @@ from autotune.core.leap import Leap, leap, may_leap
 from autotune.core.plan import Plan, changes
 from autotune.core.policy import Policy, Rule
 from autotune.core.record import Foreseen, PassedOver, Remedy
-from autotune.core.rung import Result, Rung, Scene
+from autotune.core.rung import Result, Rung, Scene, out_of_reach
 
 # A failure of the setting itself: while these fields have the value it failed with, it would
 # fail again, whatever else changes.
@@ -104,8 +104,8 @@ def choose(scene: Scene, story: Story, means: Means) -> Choice:
                 return Choice(plan, carry, remedy, cure=cure)
         passed.append(PassedOver(name, reason))
     why = f"no rung is left against `{scene.diagnosis.failure.value}`"
-    if spent and len(passed) == 1:
-        why = spent
+    if len(passed) == 1:
+        why = spent or f"{why}. {rule.why}"
     return Choice(None, None, None, why, tuple(passed), cure)
 
 
@@ -209,9 +209,10 @@ def refused_by_owner(rung: Rung, job: Job) -> str | None:
 
 
 def _inapplicable(rung: Rung, scene: Scene) -> str | None:
-    missing = sorted(rung.knobs - scene.around.knobs)
+    missing = out_of_reach(rung, scene)
     if missing:
-        return f"the framework has no knob for {', '.join(missing)}"
+        why = next((scene.around.lacks[name] for name in missing if name in scene.around.lacks), "")
+        return why or f"the framework has no knob for {', '.join(missing)}"
     return rung.applies(scene)
 
 

@@ -16,7 +16,7 @@ _ESCAPE = re.compile(
     rb"|\x1b[@-Z\\-_]"
 )
 # NUL becomes a blank: the device index of some out-of-memory texts is a raw byte.
-_UNPRINTABLE = dict.fromkeys([*range(32), 127], " ") | {ord("\t"): "\t"}
+_UNPRINTABLE = dict.fromkeys([*range(32), *range(127, 160)], " ") | {ord("\t"): "\t"}
 _BLANKS = bytes(code for code in (*range(32), 127) if chr(code) not in "\t\n\r")
 _FOLDED = bytes.maketrans(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZ" + _BLANKS, b"abcdefghijklmnopqrstuvwxyz" + b" " * len(_BLANKS)

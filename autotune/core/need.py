@@ -1,7 +1,9 @@
-"""How much of a device must be free before a plan that a neighbour crowded out is tried again."""
+"""How much of a device must be free before a plan is started, or tried again after a neighbour."""
 
-from autotune.core.history import Attempt
+from autotune.core.history import Attempt, Story
+from autotune.core.plan import Plan
 from autotune.core.policy import Thresholds
+from autotune.core.record import Foreseen
 
 
 def needed_bytes(crowded: Attempt, limit: int | None, limits: Thresholds) -> int | None:
@@ -23,3 +25,23 @@ def needed_bytes(crowded: Attempt, limit: int | None, limits: Thresholds) -> int
     if not held and not requested:
         return None
     return (held or limits.cuda_context) + requested
+
+
+def needed_to_start(
+    plan: Plan, foreseen: Foreseen | None, story: Story, limit: int | None
+) -> int | None:
+    """Return the bytes each GPU must show as free before a plan is started; None: nobody knows.
+
+    What the plan was seen to hold when it trained; else the upper end of what was predicted of it;
+    else what the owner allows. None of them is more than the owner's limit.
+    """
+    same = [one for one in story.attempts if one.plan == plan]
+    seen = [
+        one.evidence.memory.peak_bytes or 0
+        for one in same
+        if one.evidence and one.evidence.started_training and one.evidence.memory.device == "cuda"
+    ]
+    told = [one.launch.foreseen for one in same if one.launch.foreseen]
+    foreseen = foreseen or (told[-1] if told else None)
+    needed = max(seen, default=0) or (foreseen.high_bytes if foreseen else limit)
+    return min(needed, limit) if needed and limit else needed

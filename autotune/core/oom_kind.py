@@ -2,6 +2,7 @@
 
 from autotune.core.evidence import Memory, OomFigures
 from autotune.core.failure import Failure
+from autotune.core.units import show_bytes
 
 # Named numbers, so that a message and a test can speak of them.
 FRAGMENTED_SHARE = 0.05  # of the capacity: unallocated memory below this explains nothing
@@ -25,12 +26,35 @@ def kind_of_oom(figures: OomFigures, memory: Memory) -> tuple[Failure, str]:
             Failure.DEVICE_OOM_COTENANT,
             f"other processes hold {others / capacity:.0%} of the device",
         )
+    grown = _grown_meanwhile(figures, memory, others) if mattered else None
+    if grown is not None and grown > ROOM_SHARE * capacity:
+        return (
+            Failure.DEVICE_OOM_COTENANT,
+            f"others took {show_bytes(grown)} of the device while it ran, and without that the"
+            " request would have been served",
+        )
     if _fragmented(figures, capacity):
         return (
             Failure.DEVICE_OOM_FRAGMENTATION,
             "free and reserved but unallocated memory together would have covered the request",
         )
     return Failure.DEVICE_OOM, ""
+
+
+def _grown_meanwhile(figures: OomFigures, memory: Memory, others: int | None) -> int | None:
+    """Return what others have taken since the start, where that is what the request lacked.
+
+    What was not free before a rank of ours held any was theirs; that needs no process ids, and so
+    holds in a container. What torch alone holds is not all that is ours, and is not enough.
+    """
+    total, before = memory.device_total_bytes, memory.device_free_before_bytes
+    told = figures.process_bytes is not None or memory.device_others_bytes is not None
+    if others is None or total is None or before is None or not told:
+        return None
+    if figures.requested_bytes is None or figures.free_bytes is None:
+        return None
+    grown = others - (total - before)
+    return grown if figures.requested_bytes - figures.free_bytes <= grown else None
 
 
 def _our_own_cap(figures: OomFigures, memory: Memory) -> bool:

@@ -10,6 +10,7 @@ from autotune.core.job import Job
 from autotune.core.plan import Optimizer, Plan
 from autotune.core.policy import Policy
 from autotune.core.rung import Deed, Rung, Surroundings
+from autotune.core.seats import Seating
 
 # What steps in the built-in trainer, by transformers' names; torch's on the host as well.
 STEPS_WITH: dict[Optimizer, str] = {
@@ -41,6 +42,7 @@ class Outlook:
     saved: Saved | None = None
     earlier: tuple[Saved, ...] = ()  # the whole checkpoints before it, newest first
     foresight: Foresight | None = None  # None: nothing can be predicted
+    seating: Seating | None = None  # None: no GPU is to be had or waited for
 
 
 def carry_to(plan: Plan, story: Story, outlook: Outlook, rung: Rung | None = None) -> Carry:

@@ -1,10 +1,11 @@
 """Checks that a signature's pattern cannot stall the watcher."""
 
 import re
+from functools import cache
 from typing import Any
 
 from autotune.core.required import required_words
-from autotune.core.sre import sre, sre_parser
+from autotune.core.sre import parse, sre
 
 # One pattern on one window of 8 KiB then takes some ten million steps at the very worst.
 MOST_WAYS = 2500
@@ -15,10 +16,11 @@ class PatternError(ValueError):
     """A pattern that is not a regular expression, or one that could stall the watcher."""
 
 
+@cache  # each is asked for when it is read and when it is used, and `re` forgets so many
 def compile_pattern(text: str) -> re.Pattern[str]:
     """Return the compiled pattern; raises PatternError with what is wrong and what would do."""
     try:
-        tree = sre_parser.parse(text)
+        tree = parse(text)
         # A word ends where Chinese begins, and a digit is one of ten.
         compiled = re.compile(text, re.ASCII)
     except re.error as error:

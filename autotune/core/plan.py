@@ -9,6 +9,7 @@ Quantization = Literal["none", "nf4"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 Device = Literal["cpu", "cuda"]
 Attention = Literal["given", "sdpa", "eager", "flash_attention_2"]
+BLOCKING = "CUDA_LAUNCH_BLOCKING"  # read by the CUDA runtime, when the process starts
 FourBitCompute = Literal["dtype", "fp32"]
 Loss = Literal["whole", "chunked"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
@@ -54,6 +55,7 @@ class Plan:
     optimizer: Optimizer = "adamw"
     sequence: int = 0  # tokens per sample at most; 0: as the settings say
     lora_rank: int = 0  # 0: as the settings say
+    pins: tuple[str, ...] = ()  # requirements of packages laid over the job's Python; none: its own
 
     @property
     def global_batch(self) -> int:
@@ -67,6 +69,9 @@ class Plan:
         made = object.__new__(Plan)  # thousands are made at once, and `replace` takes ten times
         vars(made).update(vars(self), **changes)
         return made
+
+
+KNOBS = frozenset(Plan.__dataclass_fields__)  # everything a tool may have a knob for
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """The steps autotune can decide on, and the records its journal is made of."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from autotune.core.carry import Carry
 from autotune.core.codec import CodecError, from_plain, to_plain
 from autotune.core.evidence import Diagnosis, Evidence
+from autotune.core.failure import Failure
 from autotune.core.plan import Change, Plan
 from autotune.core.resumed import Expected
 
@@ -80,6 +81,7 @@ class Launch:
     trial_of: int | None = None  # the attempt whose plan held, and is gone back to
     expected: Expected | None = None  # None at the first step
     risk: Risk | None = None  # None: written by an autotune that knew of none
+    devices: tuple[int, ...] = ()  # GPUs by NVML's index, in the order of the ranks; () on the CPU
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,15 @@ class Wait:
     """Let time pass, so that something outside can change.
 
     With `free_bytes` it is over as soon as every GPU of the job has that much free, though not
-    before `at_least` seconds; where NVML cannot tell, time alone decides.
+    before `at_least` seconds; where NVML cannot tell, time alone decides. With `for_devices` it is
+    over as soon as nothing is to be waited for any more.
     """
 
     seconds: float
     why: str
     free_bytes: int | None = None
     at_least: float = 0.0
+    for_devices: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class Prove:
     attempt: int  # that finished
     checkpoint: str
     checkpoint_step: int
+    devices: tuple[int, ...] = ()  # as of a launch
 
 
 @dataclass(frozen=True)
@@ -170,13 +175,27 @@ class Decided:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The checkpoint of an attempt was converted into its staged copy, or could not be."""
+    """What an attempt starts from was made, its checkpoint's copy or its packages, or was not."""
 
     attempt: int
     ok: bool
     resume: str | None = None  # inside the run folder
     why: str = ""
     seconds: float = 0.0
+    what: Literal["checkpoint", "packages"] = "checkpoint"
+
+    @property
+    def failure(self) -> Failure:
+        """What an attempt ends with that could not be started for it."""
+        packages = self.what == "packages"
+        return Failure.MISSING_DEPENDENCY if packages else Failure.CHECKPOINT_MISMATCH
+
+
+@dataclass(frozen=True)
+class Unseated:
+    """A launch or proof did not begin, since somebody else has taken its devices meanwhile."""
+
+    why: str
 
 
 @dataclass(frozen=True)
@@ -234,8 +253,8 @@ class Ended:
 
 
 Event = (
-    RunStarted | WentOn | Decided | Prepared | AttemptStarted | AttemptEnded | Waited | Proved
-    | StopAsked | Ended
+    RunStarted | WentOn | Decided | Prepared | Unseated | AttemptStarted | AttemptEnded | Waited
+    | Proved | StopAsked | Ended
 )  # fmt: skip
 
 _STEPS: dict[str, type[Any]] = {
@@ -244,8 +263,8 @@ _STEPS: dict[str, type[Any]] = {
 }  # fmt: skip
 _EVENTS: dict[str, type[Any]] = {
     "run_started": RunStarted, "went_on": WentOn, "decided": Decided, "prepared": Prepared,
-    "attempt_started": AttemptStarted, "attempt_ended": AttemptEnded, "waited": Waited,
-    "proved": Proved, "stop_asked": StopAsked, "ended": Ended,
+    "unseated": Unseated, "attempt_started": AttemptStarted, "attempt_ended": AttemptEnded,
+    "waited": Waited, "proved": Proved, "stop_asked": StopAsked, "ended": Ended,
 }  # fmt: skip
 _NAMES = {kind: name for name, kind in (_STEPS | _EVENTS).items()}
 

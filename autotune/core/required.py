@@ -10,7 +10,7 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from autotune.core.sre import sre, sre_parser
+from autotune.core.sre import parse, sre
 
 MOST_WORDS = 400  # of one pattern; its longer alternatives are cut at the front
 MOST_OF_A_CLASS = 16
@@ -41,8 +41,7 @@ def required_words(text: str) -> tuple[str, ...]:
 
     Only ASCII letters are brought to lower case, as in `core.line.fold`.
     """
-    part = _sequence(sre_parser.parse(text))
-    return tuple(sorted(part.best or ()))
+    return tuple(sorted(_whole(text).best or ()))
 
 
 @cache
@@ -51,7 +50,7 @@ def more_words(text: str) -> tuple[str, ...]:
 
     They tell most of the lines apart that hold the first by chance.
     """
-    part = _sequence(sre_parser.parse(text))
+    part = _whole(text)
     first = part.best or _NOTHING
     new = [
         words
@@ -59,6 +58,11 @@ def more_words(text: str) -> tuple[str, ...]:
         if len(words) <= MOST_MORE and not all(any(w in one for w in words) for one in first)
     ]
     return tuple(sorted(_better(new) or ()))
+
+
+@cache
+def _whole(text: str) -> _Part:
+    return _sequence(parse(text))
 
 
 def _sequence(tree: Iterable[Any]) -> _Part:
@@ -69,7 +73,8 @@ def _sequence(tree: Iterable[Any]) -> _Part:
     for operation, argument in tree:
         part = _part(operation, argument)
         before, after = part.exact or part.starts, part.exact or part.ends
-        seen.append(run)
+        if len(before) > 1 or part.exact is None:  # else the run only grows, and is seen later
+            seen.append(run)
         run, whole = _joined(run, before)
         all_known = all_known and whole and part.exact is not None
         if part.exact is None or not whole:
@@ -141,6 +146,8 @@ def _branch(parts: list[_Part]) -> _Part:
 
 def _joined(left: _Words, right: _Words) -> tuple[_Words, bool]:
     """Every left with every right, cut at the front where they would be too many."""
+    if len(left) == 1 and len(right) == 1:  # nearly always: a letter after what came before it
+        return frozenset(a + b for a in left for b in right), True
     whole = True
     while len(left) * len(right) > MOST_WORDS:
         left, whole = frozenset(word[1:] for word in left), False

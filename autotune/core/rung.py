@@ -1,6 +1,6 @@
 """A rung is one kind of change to a plan: what it is, whether it applies, and the next plan."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -32,11 +32,13 @@ class Surroundings:
 
     device: Device
     knobs: frozenset[str]  # fields of Plan that the framework can set
+    lacks: Mapping[str, str] = field(default_factory=dict)  # the others, each with the reason
     versions: dict[str, str] = field(default_factory=dict)  # of the training's Python
     has_evaluation: bool = False
     packing: bool = False  # rows are put end to end up to the sequence
     platform: str = "linux"  # "linux", "wsl" or "tegra"
     gpus: tuple[int, ...] = ()  # the job's GPUs by NVML's index, in the order of the ranks
+    pins: tuple[str, ...] = ()  # the packages that the job names for `pin_packages`
     broken_gpus: tuple[int, ...] = ()  # those of them that do not answer, or broke in the attempt
 
 
@@ -96,3 +98,18 @@ class Rung:
     def changes_nothing(self) -> bool:
         """Whether it starts the same plan again, from the same checkpoint."""
         return self.keeps_plan and self.deed not in (Deed.SET_ASIDE, Deed.START_OVER)
+
+
+def out_of_reach(rung: Rung, scene: Scene) -> list[str]:
+    """Return the fields of the plan that this rung would change here and the tool cannot set.
+
+    A rung may be able to change more than it does: without a knob for offloaded activations an
+    offloaded optimizer can still be brought back.
+    """
+    missing = rung.knobs - scene.around.knobs
+    if not missing or missing == rung.knobs:
+        return sorted(missing)
+    if rung.applies(scene) is not None:
+        return []
+    after = rung.apply(scene)
+    return sorted(name for name in missing if getattr(after, name) != getattr(scene.plan, name))

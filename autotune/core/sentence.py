@@ -20,6 +20,7 @@ from autotune.core.record import (
     RunStarted,
     Stop,
     StopAsked,
+    Unseated,
     Wait,
 )
 from autotune.core.units import show_bytes, show_seconds
@@ -40,6 +41,10 @@ def say(event: Event) -> str | None:
     if isinstance(event, Decided):
         return _say_step(event.step)
     if isinstance(event, Prepared):
+        if event.what == "packages":
+            if event.ok:
+                return f"packages pinned in {event.seconds:.0f} s: {event.why}"
+            return f"packages could not be pinned for attempt {event.attempt}: {event.why}"
         if event.ok:
             return f"checkpoint converted for attempt {event.attempt} in {event.seconds:.0f} s"
         return f"checkpoint could not be converted for attempt {event.attempt}: {event.why}"
@@ -47,6 +52,8 @@ def say(event: Event) -> str | None:
         return _say_ended(event)
     if isinstance(event, Proved):
         return f"known-good {'proven' if event.ok else 'unproven'}: {event.why}"
+    if isinstance(event, Unseated):
+        return f"not yet: {event.why}"
     if isinstance(event, StopAsked):
         return f"asked to stop by {event.by}"
     if isinstance(event, Ended):
@@ -62,6 +69,8 @@ def _say_step(step: object) -> str | None:
     if isinstance(step, Launch):
         return say_launch(step)
     if isinstance(step, Wait):
+        if step.for_devices:
+            return f"waiting for devices, {show_seconds(step.seconds)} at most: {step.why}"
         until = f" or until {show_bytes(step.free_bytes)} are free" if step.free_bytes else ""
         return f"waiting {show_seconds(step.seconds)}{until}: {step.why}"
     if isinstance(step, Prove):
@@ -87,10 +96,25 @@ def say_launch(launch: Launch) -> str:
         names = ", ".join(name.rsplit("/", 1)[-1] for name in launch.set_aside)
         start += f", with {names} set aside: {_steps(launch.steps_again)} trained again"
     if launch.remedy is None:
-        return f"attempt {launch.attempt}: {say_plan(launch.plan)}; {start} ({launch.why})"
+        return f"{say_attempt(launch)}; {start} ({launch.why})"
     what = ", ".join(str(change) for change in launch.remedy.changes) or "nothing changes"
     why = f" ({launch.why})" if launch.foreseen else ""  # a rule's own words say little that is new
-    return f"attempt {launch.attempt}: {say_rungs(launch.remedy.rungs)} ({what}); {start}{why}"
+    return f"{_named(launch)}: {say_rungs(launch.remedy.rungs)} ({what}); {start}{why}"
+
+
+def say_attempt(launch: Launch) -> str:
+    """Return which attempt it is and its plan."""
+    return f"{_named(launch)}: {say_plan(launch.plan)}"
+
+
+def _named(launch: Launch) -> str:
+    on = f" on GPU {', '.join(map(str, launch.devices))}" if launch.devices else ""
+    return f"attempt {launch.attempt}{on}"
+
+
+def say_wait(wait: Wait) -> str:
+    """Return what is waited for."""
+    return f"waiting: {wait.why}"
 
 
 def say_rungs(names: Sequence[str]) -> str:
@@ -129,7 +153,8 @@ def _method(plan: Plan) -> str:
 def _say_ended(event: AttemptEnded) -> str:
     evidence, diagnosis = event.evidence, event.diagnosis
     if evidence.finished:
-        return f"attempt {event.attempt} trained to step {evidence.total_steps}{_memory(event)}"
+        end = "its end" if evidence.total_steps is None else f"step {evidence.total_steps}"
+        return f"attempt {event.attempt} trained to {end}{_memory(event)}"
     if diagnosis.failure is Failure.NONE and evidence.ended_by_us:
         why = {
             "climb": "was stopped to try a faster plan",
@@ -141,7 +166,8 @@ def _say_ended(event: AttemptEnded) -> str:
     step = f" at step {evidence.step}" if evidence.step else " before the first step"
     doubt = " (not sure)" if diagnosis.confidence < DOUBTFUL else ""
     ended = f"attempt {event.attempt} ended: {diagnosis.failure.value}{doubt}{where}{phase}{step}"
-    return f"{ended}{_memory(event)}; {_short(diagnosis.why)}{_say_rescued(evidence.rescued)}"
+    shown = f"{_say_rescued(evidence.rescued)}{_say_snapshots(event)}"
+    return f"{ended}{_memory(event)}; {_short(diagnosis.why)}{shown}"
 
 
 def _say_rescued(rescued: Rescued | None) -> str:
@@ -150,6 +176,14 @@ def _say_rescued(rescued: Rescued | None) -> str:
     if rescued.ok:
         return f"; step {rescued.step} was saved before it ended"
     return f"; its last step was not saved: {_short(rescued.why)}"
+
+
+def _say_snapshots(event: AttemptEnded) -> str:
+    found = event.evidence.snapshots
+    if not found:
+        return ""
+    more = f" and of {len(found) - 1} more beside it" if len(found) > 1 else ""
+    return f"; what filled its memory: attempts/{event.attempt:03d}/{found[0].file}{more}"
 
 
 def _steps(count: int) -> str:

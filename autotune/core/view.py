@@ -1,25 +1,22 @@
 """What the events of one attempt add up to: where each rank is, and what it reported last."""
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from autotune.core.divergence import Course, after_step
-from autotune.core.evidence import Gap, RankException
-from autotune.core.exception_event import exception_of
+from autotune.core.evidence import Gap, RankException, Snapshot
+from autotune.core.exception_event import exception_of, snapshot_of
 from autotune.core.failure import Phase
 from autotune.core.memory.forecast import Moment
 from autotune.core.memory.probe import Probe
 from autotune.core.pace import Pace, Stopwatch
 from autotune.core.resumed import Continued
+from autotune.core.tame import fingerprint, number, phase_of, size, whole
 from autotune.core.trail import Told, Tracker, Trail
 
 Event = Mapping[str, Any]
 
-_FINGERPRINT = re.compile("[0-9a-f]{16}")
-MOST_SIZE = 2**62  # no count of bytes, rows or tokens is larger
 MOST_RANKS = 4096
 MOST_GAPS = 64
 MOST_SAVES = 1024  # begun, and not yet told by every rank
@@ -46,6 +43,8 @@ class View:
     cannot_hold: str | None = None  # why a rank that was refused memory could save nothing
     proven: dict[str, Any] | None = None
     stopped_step: int | None = None
+    said_finished: bool = False
+    told_to_end: str | None = None  # the signal from outside that a rank made a save of
     first_at: float | None = None  # wall-clock seconds of the first and the last event
     last_at: float | None = None
     marks: int = 0  # reports that something was achieved
@@ -56,6 +55,7 @@ class View:
     _refused: dict[int, RankException] = field(default_factory=dict)  # raised, perhaps caught
     _probe_gaps: list[Gap] = field(default_factory=list)
     _saved: dict[int, set[int]] = field(default_factory=dict)  # ranks that wrote, by step
+    snapshots: dict[int, Snapshot] = field(default_factory=dict)  # of each rank its newest
     continued: Continued | None = None
     _tracker: Tracker = field(default_factory=Tracker)
     _probes: dict[Moment, Probe] = field(default_factory=dict)  # of the rank that held most
@@ -65,10 +65,10 @@ class View:
 
     def see(self, event: Event) -> None:
         """Take one event into account."""
-        rank = _whole(event.get("rank"))
+        rank = whole(event.get("rank"))
         if rank is None:
             return
-        self.last_at = _number(event.get("t")) or self.last_at
+        self.last_at = number(event.get("t")) or self.last_at
         self.first_at = self.first_at or self.last_at
         reader = getattr(self, f"_see_{event.get('kind')}", None)
         if reader is not None:
@@ -117,7 +117,7 @@ class View:
             self._refused[rank] = exception_of(rank, event)
 
     def _see_holds(self, rank: int, event: Event) -> None:
-        step, why = _whole(event.get("step")), event.get("why")
+        step, why = whole(event.get("step")), event.get("why")
         if isinstance(why, str):
             self.cannot_hold = why[:500]
         elif step is not None and len(self.holding) < MOST_RANKS:
@@ -127,12 +127,16 @@ class View:
     def _see_rescue(self, _: int, __: Event) -> None:
         self.marks += 1  # a rank has written its part; what it wrote is judged by its files
 
+    def _see_snapshot(self, rank: int, event: Event) -> None:
+        if (found := snapshot_of(rank, event)) and len(self.snapshots) < MOST_RANKS:
+            self.snapshots[rank] = found
+
     def _see_left(self, rank: int, _: Event) -> None:
         self._end(rank)
 
     def _see_probe_cost(self, rank: int, event: Event) -> None:
         if rank == 0:
-            self.probe_seconds = _number(event.get("seconds"))
+            self.probe_seconds = number(event.get("seconds"))
 
     @property
     def trail(self) -> Trail | None:
@@ -142,16 +146,16 @@ class View:
     @property
     def global_batch(self) -> int | None:
         """Return the global batch in force; None before it was told."""
-        return _size(self.settings.get("global_batch"))
+        return size(self.settings.get("global_batch"))
 
     def _see_start(self, rank: int, event: Event) -> None:
-        pid = _whole(event.get("pid"))
+        pid = whole(event.get("pid"))
         if pid is not None and pid > 1:
             self.marks += rank not in self.ranks
             self.ranks[rank] = pid
 
     def _see_phase(self, rank: int, event: Event) -> None:
-        phase = _phase(event.get("phase"))
+        phase = phase_of(event.get("phase"))
         if phase is not None and rank == min(self.ranks, default=rank):
             self.marks += phase is not self.phase
             self.phase = phase
@@ -161,10 +165,10 @@ class View:
             known = ("t", "rank", "kind", "attempt")
             self.marks += not self.settings
             self.settings = {k: v for k, v in event.items() if k not in known}
-            self.total = _whole(event.get("total_steps")) or self.total
+            self.total = whole(event.get("total_steps")) or self.total
 
     def _see_step(self, rank: int, event: Event) -> None:
-        step = _whole(event.get("step"))
+        step = whole(event.get("step"))
         if step is None:
             return
         self._refused.pop(rank, None)
@@ -173,26 +177,26 @@ class View:
             self.marks += 1
         if rank != 0:
             return
-        seconds = _number(event.get("seconds"))
+        seconds = number(event.get("seconds"))
         if step > (self.step or -1) and seconds is not None and seconds > 0:
             at = self.last_at - self.first_at if self.last_at and self.first_at else None
-            self._stopwatch.step(seconds, _size(event.get("tokens")) or 0, at)
+            self._stopwatch.step(seconds, size(event.get("tokens")) or 0, at)
         self.step = step
         self.course = after_step(self.course, event.get("loss"), event.get("skipped_steps"))
-        self.total = _whole(event.get("total")) or self.total
-        self.loss = _number(event.get("loss"))
+        self.total = whole(event.get("total")) or self.total
+        self.loss = number(event.get("loss"))
         if self.first_loss is None:
             self.first_loss = self.loss
-        self.learning_rate = _number(event.get("lr"))
+        self.learning_rate = number(event.get("lr"))
         self.step_seconds = seconds
         told = Told(
-            step, self.loss, _fingerprint(event.get("batch_fingerprint")), self.learning_rate
+            step, self.loss, fingerprint(event.get("batch_fingerprint")), self.learning_rate
         )
-        self._tracker.step(told, _size(event.get("batch_rows")))
+        self._tracker.step(told, size(event.get("batch_rows")))
 
     def _see_probe(self, rank: int, event: Event) -> None:
         moment = next((one for one in Moment if one.value == event.get("moment")), None)
-        peak, held = _size(event.get("peak_bytes")), _size(event.get("held_bytes"))
+        peak, held = size(event.get("peak_bytes")), size(event.get("held_bytes"))
         if moment is None or peak is None or held is None or rank < 0:
             return
         known = self._probes.get(moment)
@@ -202,26 +206,26 @@ class View:
                 moment=moment,
                 peak_bytes=peak,
                 held_bytes=held,
-                reserved_bytes=_size(event.get("reserved_bytes")),
+                reserved_bytes=size(event.get("reserved_bytes")),
                 rank=rank,
-                rows=_size(event.get("rows")),
-                sequence=_size(event.get("sequence")),
-                seconds=_number(event.get("seconds")),
+                rows=size(event.get("rows")),
+                sequence=size(event.get("sequence")),
+                seconds=number(event.get("seconds")),
             )
 
     def _see_rehearsal(self, rank: int, event: Event) -> None:
         if rank == 0:
-            self.longest = _size(event.get("longest")) or self.longest
+            self.longest = size(event.get("longest")) or self.longest
 
     def _see_eval(self, _: int, event: Event) -> None:
-        step = _whole(event.get("step"))
+        step = whole(event.get("step"))
         self.marks += step != self._evaluated
         self._evaluated = step
-        self.eval_loss = _number(event.get("loss"))
+        self.eval_loss = number(event.get("loss"))
 
     def _see_checkpoint(self, rank: int, event: Event) -> None:
-        reached = _whole(event.get("step")) or self.checkpoint_step
-        ranks = _size(event.get("world_size"))  # each says so for itself, where this is told
+        reached = whole(event.get("step")) or self.checkpoint_step
+        ranks = size(event.get("world_size"))  # each says so for itself, where this is told
         if reached is not None and ranks is not None and len(self._saved) < MOST_SAVES:
             wrote = self._saved.setdefault(reached, set())
             wrote.add(rank)
@@ -233,7 +237,7 @@ class View:
         self._tracker.saved(reached or 0)
 
     def _see_continuity(self, rank: int, event: Event) -> None:
-        step, check = _whole(event.get("step")), event.get("check")
+        step, check = whole(event.get("step")), event.get("check")
         if rank != 0 or step is None or not isinstance(check, str):
             return
         self.marks += 1
@@ -241,21 +245,25 @@ class View:
         self.continued = Continued(
             step=before.step if before else step,
             check=check[:20],
-            loss=_number(event.get("loss")),
-            saved_loss=_number(event.get("saved_loss")),
-            tolerance=_number(event.get("tolerance")),
-            spread=_number(event.get("spread")),
-            rate=before.rate if before else _number(event.get("lr")),
-            rate_expected=before.rate_expected if before else _number(event.get("lr_expected")),
+            loss=number(event.get("loss")),
+            saved_loss=number(event.get("saved_loss")),
+            tolerance=number(event.get("tolerance")),
+            spread=number(event.get("spread")),
+            rate=before.rate if before else number(event.get("lr")),
+            rate_expected=before.rate_expected if before else number(event.get("lr_expected")),
         )
+
+    def _see_told_to_end(self, rank: int, event: Event) -> None:
+        self.told_to_end = self.told_to_end or f"rank {rank} by {str(event.get('signal'))[:20]}"
 
     def _see_stopped(self, rank: int, event: Event) -> None:
         self._end(rank)
-        self.stopped_step = _whole(event.get("step"))
+        self.stopped_step = whole(event.get("step"))
 
     def _see_finished(self, rank: int, event: Event) -> None:
         self._end(rank)
-        self.total = _whole(event.get("total")) or self.total
+        self.said_finished = True
+        self.total = whole(event.get("total")) or self.total
 
     def _see_proven(self, rank: int, event: Event) -> None:
         self._end(rank)
@@ -263,37 +271,10 @@ class View:
             self.proven = dict(event)
 
     def _see_exception(self, rank: int, event: Event) -> None:
-        if len(self.exceptions) >= 64:  # more ranks than one server has: somebody writes junk
-            return
-        self.exceptions.append(exception_of(rank, event))
+        if len(self.exceptions) < 64:  # more ranks than one server has: somebody writes junk
+            self.exceptions.append(exception_of(rank, event))
 
     def _end(self, rank: int) -> None:
         self.marks += rank not in self.ended
         self.ended.add(rank)
         self._refused.pop(rank, None)
-
-
-def _fingerprint(value: Any) -> str | None:
-    return value if isinstance(value, str) and _FINGERPRINT.fullmatch(value) else None
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _size(value: Any) -> int | None:
-    whole = _whole(value)
-    return whole if whole is not None and 0 <= whole < MOST_SIZE else None
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number larger than any float
-        return None
-
-
-def _phase(value: Any) -> Phase | None:
-    return next((phase for phase in Phase if phase.value == value), None)

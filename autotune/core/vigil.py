@@ -9,6 +9,8 @@ from autotune.core.rhythm import Pulse, Rhythm, beat
 from autotune.core.stack import Stack
 from autotune.core.stall import Stall, still_moving
 
+PREEMPTED = "preempted"  # `ended_by_us` of an attempt that was told to end from outside
+
 
 class Act(str, Enum):
     """What to do with the attempt now."""
@@ -29,6 +31,7 @@ class Glance:
     hurry: bool = False
     rescuing: bool = False  # ranks hold their exit until their last step is saved
     rank_died: bool = False
+    noticed: bool = False  # the ranks or their launcher were told from outside to end
     seconds_left: float | None = None  # of the run's wall limit
     pulse: Pulse = field(default_factory=Pulse)
     diverged: str | None = None  # why it learns nothing any more
@@ -49,7 +52,8 @@ class Vigil:
 
     asked_at: float | None = None
     rank_died_at: float | None = None
-    # stop | wall | rank_died (a death of its own) | hang | diverged | climb | not_faster
+    # stop | wall | preempted | rank_died (a death of its own) | hang | diverged | climb |
+    # not_faster
     ended_by_us: str | None = None
     rhythm: Rhythm = field(default_factory=Rhythm)
     doubt: Doubt | None = None
@@ -72,6 +76,8 @@ def watch_over(vigil: Vigil, glance: Glance, limits: Thresholds) -> tuple[Vigil,
         return dataclasses.replace(vigil, ended_by_us="stop", asked_at=glance.at), Act.ASK_SAVE
     elif glance.seconds_left is not None and glance.seconds_left <= 0:
         return dataclasses.replace(vigil, ended_by_us="wall", asked_at=glance.at), Act.ASK_SAVE
+    elif glance.noticed:
+        return dataclasses.replace(vigil, ended_by_us=PREEMPTED, asked_at=glance.at), Act.ASK_SAVE
     if glance.rank_died:
         return _after_a_death(vigil, glance, limits)
     if vigil.asked_at is None and glance.steered is not None:

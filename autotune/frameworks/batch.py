@@ -1,12 +1,13 @@
 """Says whether ranks and micro-batches make up the global batch exactly."""
 
 from autotune.core.fault import Fault
-from autotune.core.job import Job
+from autotune.core.job import Job, batch_of
 
 
 def batch_faults(job: Job, world_size: int, where: str) -> list[Fault]:
     """Return why the job's batches cannot be made exactly, and which can."""
-    total, micro = job.batch.global_, job.batch.micro
+    batch = batch_of(job)
+    total, micro = batch.global_, batch.micro
     if total % world_size:
         text = f"a global batch of {total} cannot be shared equally by {world_size} ranks"
         near = max(world_size, total - total % world_size)

@@ -70,7 +70,7 @@ def with_plan(config: Config, plan: Plan) -> Config:
         if zero.get("stage3_prefetch_bucket_size", AUTO) == AUTO:
             zero["stage3_prefetch_bucket_size"] = min(50_000_000, plan.reduce_bucket)
     for key, wanted in zip(OFFLOADS, (plan.offload_optimizer, plan.offload_param), strict=True):
-        _offload(zero, key, wanted, plan.pinned_memory)
+        set_offload(zero, key, wanted, plan.pinned_memory)
     edited["zero_optimization"] = zero
     return edited
 
@@ -92,7 +92,8 @@ def _table(config: Config, key: str) -> Config:
     return dict(value) if isinstance(value, dict) else {}
 
 
-def _offload(zero: Config, key: str, wanted: bool, may_pin: bool) -> None:
+def set_offload(zero: Config, key: str, wanted: bool, may_pin: bool) -> None:
+    """Turn an offload of `zero_optimization` on or off in place; memory is pinned if it was."""
     if not wanted:
         zero.pop(key, None)
         return

@@ -5,7 +5,8 @@ from typing import Any
 from autotune.core.job import Job, absolute
 from autotune.core.plan import Plan
 from autotune.frameworks import ds_config
-from autotune.frameworks.finetune import alpha_of, attention_of, settings_of
+from autotune.frameworks.finetune_file import alpha_of, attention_of
+from autotune.frameworks.finetune_parts import settings_of
 
 
 def settings_with_plan(

@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel
 
 from autotune.core.fault import Fault
-from autotune.core.job import Job
+from autotune.core.job import Batch, Job
 from autotune.core.plan import Device, Plan
 from autotune.core.record import Risk
 from autotune.core.resumed import Expected
+
+# Which of our launchers starts the ranks of a program that does not start its own.
+LauncherKind = Literal["deepspeed", "torchrun"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,11 @@ class Looked:
     allocator: str = ""  # allocator settings of the environment the training inherits
     weight_bytes: int = 0  # of the model's weight files; 0: it is drawn, or unknown
     notes: tuple[Fault, ...] = ()  # what may surprise, and stops nothing
+    # The user's own files, by the path under which `wants` asked for them.
+    texts: Mapping[str, str] = field(default_factory=dict)
+    # Those of them that are YAML or JSON, as plain values; a Fault where one cannot be read so.
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)  # installed in the job's Python
 
 
 @dataclass(frozen=True)
@@ -38,46 +48,156 @@ class Setting:
     folder: str  # of the attempt
     checkpoints: str  # folder the training writes checkpoints into
     control: str | None
-    resume: str | None = None
+    resume: str | None = None  # the checkpoint's folder, absolute
     load_universal: bool = False
     ds_overrides: tuple[tuple[str, bool | int], ...] = ()  # by dotted path
     mode: str = "train"  # or "prove"
     expected: Expected | None = None  # what a resume is held against
     risk: Risk | None = None  # for the save interval; None: a tenth of the run
     limit_bytes: int | None = None  # of one rank: RLIMIT_DATA, or the allocator's cap on a GPU
+    python: str = "python"  # the job's interpreter
+    port: int = 29500  # a free TCP port on this machine, for the ranks to meet
+    devices: tuple[int, ...] = ()  # GPU indices, in the order of the ranks; none on the CPU
+    trainer: str = "finetune.py"  # where the built-in trainer's one file lies
 
 
 @dataclass(frozen=True)
 class Program:
-    """What each rank runs, and the files it reads, by name inside the attempt's folder."""
+    """What is started, and the files it reads, by name inside the attempt's folder.
+
+    With `starts_ranks`, `argv` is a whole command, interpreter first, that starts its own ranks;
+    else it is a script with its arguments, which `launcher` starts once for each rank.
+    """
 
     argv: tuple[str, ...]
-    files: Mapping[str, str]
+    files: Mapping[str, str]  # changed copies; the user's own files are never written
     own_events: bool = False  # it writes the events that the probe would write for it
+    starts_ranks: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)  # more environment of the training
+    folder: str | None = None  # where it starts; None: in the attempt's folder
+    launcher: LauncherKind = "deepspeed"  # torchrun stands in where DeepSpeed is not installed
+    exit_tells: bool = False  # nothing but its exit code says that it came to its end
+
+
+@dataclass(frozen=True)
+class KnownGood:
+    """What a finished run leaves: the tool's own config in its own format, and how to start it.
+
+    `argv`, `starts_ranks`, `env`, `folder` and `launcher` are as in Program; paths of files in the
+    known-good folder are relative to it where `folder` is None, absolute else.
+    """
+
+    files: Mapping[str, str]
+    argv: tuple[str, ...]
+    settings: Mapping[str, Any]  # of a job.yaml that starts at the plan, with `start: as_given`
+    starts_ranks: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    folder: str | None = None
+    launcher: LauncherKind = "deepspeed"
+    copies: Mapping[str, str] = field(default_factory=dict)  # whole files, name to where they lie
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What of a job decides its memory, whatever the plan."""
+
+    sequence: int | None  # tokens of the longest row; None: nothing says it
+    lora_rank: int = 0
+    lora_targets: tuple[str, ...] = ()  # names of modules; none: every linear layer
+    lora_dropout: float = 0.0
+    trust_remote_code: bool = False
 
 
 class Framework(Protocol):
-    """One training tool. Pure: it describes and does not run."""
+    """One training tool. Pure: it describes and does not run.
 
-    name: str
-    knobs: frozenset[str]  # fields of Plan it can set
+    `start`, `faults` and what follows are asked once `wants` has been answered in full, and only
+    of a job whose settings have the shape of `schema`.
+    """
+
+    @property
+    def name(self) -> str:
+        """As the job file names it."""
+        ...
+
+    @property
+    def schema(self) -> type[BaseModel]:
+        """The shape of the job's `settings`."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Distributions that the job's Python must have; DeepSpeed is asked for by the plan."""
+        ...
+
+    @property
+    def surveys(self) -> bool:
+        """Whether its program can say how long the rows are without training."""
+        ...
+
+    @property
+    def proves(self) -> bool:
+        """Whether its program can train one step of a checkpoint and stop (mode `prove`)."""
+        ...
+
+    def usual(self, config: str) -> tuple[str, ...] | None:
+        """Return the tool's usual command on its own config file; None where there is none."""
+        ...
+
+    def wants(self, job: Job, looked: Looked) -> tuple[str, ...]:
+        """Return which of the user's files are needed, relative to `folder` of the settings.
+
+        `looked` holds those read so far; it is asked again until it names nothing new.
+        """
+        ...
+
+    def lacks(self, job: Job, looked: Looked) -> Mapping[str, str]:
+        """Return the fields of Plan that it has no knob for, each with the sentence why."""
+        ...
+
+    def ranks(self, job: Job, looked: Looked) -> int | None:
+        """Return how many ranks the user's own command starts; None where it does not say."""
+        ...
+
+    def batch(self, job: Job, looked: Looked, ranks: int) -> Batch | Fault:
+        """Return the batches of the user's own config over so many ranks."""
+        ...
+
+    def model(self, job: Job, looked: Looked) -> str | Mapping[str, Any] | None:
+        """Return the model: a folder or config.json (against the job file's folder), or a config.
+
+        None where only a name in a hub is known.
+        """
+        ...
 
     def start(self, job: Job, looked: Looked, world_size: int) -> Plan:
         """Return the plan of the job's own settings."""
         ...
 
     def faults(self, job: Job, looked: Looked, world_size: int, where: str) -> list[Fault]:
-        """Return everything wrong with the job's settings."""
+        """Return everything wrong with the job's settings and the user's own files."""
         ...
 
-    def program(self, setting: Setting) -> Program:
-        """Return what the launcher starts and the files that go with it."""
+    def notes(self, job: Job, looked: Looked, world_size: int, where: str) -> list[Fault]:
+        """Return what is switched off or changed under every plan, and what may surprise."""
         ...
 
-    def has_evaluation(self, job: Job) -> bool:
+    def trained(self, job: Job, looked: Looked) -> Trained:
+        """Return what decides memory beside the model and the plan."""
+        ...
+
+    def has_evaluation(self, job: Job, looked: Looked) -> bool:
         """Return whether the job evaluates during training."""
         ...
 
-    def packs(self, job: Job) -> bool:
+    def packs(self, job: Job, looked: Looked) -> bool:
         """Return whether rows are put end to end up to the sequence."""
+        ...
+
+    def program(self, setting: Setting) -> Program:
+        """Return what is started and the files that go with it."""
+        ...
+
+    def known_good(self, setting: Setting) -> KnownGood:
+        """Return the tool's own config of this plan; `setting.folder` is where it will lie."""
         ...

@@ -9,6 +9,8 @@ SMALL = 5_000_000
 
 
 def _applies(scene: Scene) -> str | None:
+    if scene.plan.zero_stage == 0:
+        return "without ZeRO there are no buckets"
     largest = max(scene.plan.reduce_bucket, scene.plan.allgather_bucket)
     if largest < 2 * SMALL:
         return f"the buckets hold {largest:,} elements already; less would relieve nothing"

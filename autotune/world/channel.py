@@ -19,13 +19,21 @@ NOT_INSIDE = Gap(
 class AttemptChannel:
     """The output and the events of one attempt's folder."""
 
-    def __init__(self, folder: Path, signatures: Signatures, log_bytes: int) -> None:
-        """Read from the beginning of both; neither need exist yet."""
+    def __init__(
+        self,
+        folder: Path,
+        signatures: Signatures,
+        log_bytes: int,
+        secrets: tuple[bytes, ...] = (),
+    ) -> None:
+        """Read from the beginning of both; neither need exist yet; `secrets` are left out."""
         self.view = View()
         self._signatures = signatures
         self._scanner = Scanner(signatures)
-        self._output = OutputTail(folder / "output.log", self._scanner.read, log_bytes)
-        self._events = EventFolder(folder / "events")
+        self._output = OutputTail(
+            folder / "output.log", self._scanner.read, log_bytes, secrets=secrets
+        )
+        self._events = EventFolder(folder / "events", log_bytes, secrets)
         self._probed = (folder / "probe").is_dir()
         self._closed = False
 

@@ -1,16 +1,16 @@
 """Which checkpoints of a run are whole, judged by their files and never by loading them."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.world.files import make_folder, read_json
+from autotune.world.files import is_real_folder, make_folder, read_json, read_plain, remove_tree
 
 SENTINEL = "autotune-complete.json"  # written last, after a barrier over all ranks
 BEGUN = "autotune-begun.json"  # written first, and removed after the last
 ASIDE = "set-aside"  # folder beside the checkpoints, for those that are not started from any more
+PLAIN = ("optimizer.pt", "scheduler.pt")  # what a training without DeepSpeed goes on from
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -48,17 +48,29 @@ def inspect(folder: Path) -> Checkpoint | str:
 
 
 def _missing_shards(folder: Path, sentinel: dict[str, object]) -> str | None:
+    if sentinel.get("plain") is True:
+        missing = [name for name in PLAIN if not (folder / name).is_file()]
+        return f"`{missing[0]}` is missing" if missing else None
     try:
-        tag = (folder / "latest").read_text().strip()
+        tag = read_plain(folder / "latest", 1000).decode().strip()
     except (OSError, UnicodeDecodeError):
         return "`latest`, which names the optimizer's shards, is missing"
     if not re.fullmatch(r"global_step\d+(_universal)?", tag):
         return "`latest` names no step"
-    shards = [f for f in (folder / tag).glob("*_optim_states.pt") if f.stat().st_size > 0]
+    if not is_real_folder(folder / tag):
+        return "the folder that `latest` names is not there"
+    shards = [f for f in (folder / tag).glob("*_optim_states.pt") if _holds_bytes(f)]
     world = sentinel.get("world_size")
     if len(shards) != world:
         return f"{len(shards)} of {world} optimizer shards are there"
     return None
+
+
+def _holds_bytes(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except OSError:  # a link that leads nowhere
+        return False
 
 
 def newest(folder: Path) -> Checkpoint | None:
@@ -68,6 +80,8 @@ def newest(folder: Path) -> Checkpoint | None:
 
 def whole(folder: Path) -> Iterator[Checkpoint]:
     """Yield the whole checkpoints below `folder`, newest first."""
+    if not is_real_folder(folder):
+        return  # a link would lead to another run's
     candidates = sorted(
         (f for f in folder.glob("checkpoint-*") if step_of(f) is not None),
         key=lambda f: step_of(f) or 0,
@@ -97,12 +111,14 @@ def remove_broken(folder: Path, newer_than: int) -> list[str]:
     A trainer saving into such a folder would mix its files with the old ones. Only folders that
     say a save of ours began there, and did not end, are touched. Returns their names.
     """
-    removed = []
+    removed: list[str] = []
+    if not is_real_folder(folder):
+        return removed
     for candidate in folder.glob("checkpoint-*"):
         step = step_of(candidate)
         if step is None or step <= newer_than or candidate.is_symlink():
             continue
         if (candidate / BEGUN).is_file() and not (candidate / SENTINEL).exists():
-            shutil.rmtree(candidate, ignore_errors=True)
+            remove_tree(candidate)
             removed.append(candidate.name)
     return removed

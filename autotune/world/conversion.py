@@ -32,26 +32,29 @@ def convert(
         )  # fmt: skip
     except OSError as error:
         return {"ok": False, "error": f"the converter could not be started ({error})"}
-    said, why = _listen(running, mark, stop_asked)
+    said, _, why = listen(running, mark, stop_asked, LONGEST_SECONDS)
+    why = why and f"the converter was ended: {why}"
     try:
         answer = json.loads(said.strip().splitlines()[-1])
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         return {"ok": False, "error": why or "the converter gave no answer"}
     return answer if isinstance(answer, dict) else {}
 
 
-def _listen(
-    running: "subprocess.Popen[str]", mark: str, stop_asked: Callable[[], bool]
-) -> tuple[str, str]:
+def listen(
+    running: "subprocess.Popen[str]", mark: str, stop_asked: Callable[[], bool], longest: float
+) -> tuple[str, str, str]:
+    """Return both outputs of a helper, and why it was ended before it had: a stop, or its time."""
     waited = 0.0
     while True:
         try:
-            return running.communicate(timeout=LISTEN_SECONDS)[0], ""
+            said, told = running.communicate(timeout=LISTEN_SECONDS)
+            return said or "", told or "", ""
         except subprocess.TimeoutExpired:
             waited += LISTEN_SECONDS
         why = "a stop was asked for" if stop_asked() else ""
-        why = why or ("it took too long" if waited > LONGEST_SECONDS else "")
+        why = why or ("it took too long" if waited > longest else "")
         if why:
             end_all(Survivors(mark), term_grace=5)
             running.wait()
-            return "", f"the converter was ended: {why}"
+            return "", "", why

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from autotune.core.evidence import Gap
+from autotune.world.files import open_plain, size_of
 
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02  # linux/falloc.h
 _COPY_BYTES = 1 << 20
@@ -48,7 +49,7 @@ class DiskBound:
         A crash in between leaves the file as it was; a second call changes nothing.
         """
         try:
-            size = self._path.stat().st_size
+            size = size_of(self._path)
             if size <= self._limit:
                 return
             self._rewrite(size)
@@ -61,11 +62,12 @@ class DiskBound:
         start = max(size - tail, self.hole_end)
         spare = self._path.with_name(self._path.name + ".compact")
         try:
-            with self._path.open("rb") as source, spare.open("wb") as target:
+            spare.unlink(missing_ok=True)
+            with os.fdopen(open_plain(self._path), "rb") as source, spare.open("xb") as target:
                 _copy(source.fileno(), target.fileno(), 0, min(head, size))
                 os.write(target.fileno(), _MARK.format(missing=start - head).encode())
                 _copy(source.fileno(), target.fileno(), start, size)
-                os.fchmod(target.fileno(), self._path.stat().st_mode & 0o777)
+                os.fchmod(target.fileno(), os.fstat(source.fileno()).st_mode & 0o777)
                 os.fsync(target.fileno())
             spare.replace(self._path)
         finally:
@@ -89,7 +91,7 @@ def _punch(path: Path, offset: int, length: int) -> None:
     fallocate = getattr(libc, "fallocate64", None) or libc.fallocate
     fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
     # Open for writing without O_TRUNC or O_CREAT: the file belongs to the child.
-    handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    handle = open_plain(path, os.O_WRONLY)
     try:
         if fallocate(handle, _PUNCH_HOLE | _KEEP_SIZE, offset, length) != 0:
             number = ctypes.get_errno()

@@ -12,7 +12,10 @@ from pathlib import Path
 from autotune.core.fault import Fault, InputError
 from autotune.core.secret import names_a_secret
 
-PACKAGES = ("torch", "transformers", "peft", "deepspeed", "bitsandbytes", "accelerate")
+PACKAGES = (
+    "torch", "transformers", "peft", "deepspeed", "bitsandbytes", "accelerate", "datasets",
+    "tokenizers", "liger-kernel",
+)  # fmt: skip
 _ASK = (
     "import json, sys, importlib.metadata as m\n"
     "found = {}\n"
@@ -28,25 +31,28 @@ def training_python(named: str | None, job_folder: Path) -> str:
     return sys.executable if named is None else str(job_folder / Path(named).expanduser())
 
 
-def versions(python: str) -> dict[str, str]:
+def versions(python: str, needs: Collection[str]) -> dict[str, str]:
     """Return what is installed in the training's Python, asked without importing any of it.
 
-    Raises InputError when that Python does not start or lacks the training stack.
+    Raises InputError when that Python does not start or lacks a distribution of `needs`.
     """
     try:
         done = subprocess.run(
-            [python, "-c", _ASK, *PACKAGES],
+            [python, "-c", _ASK, *dict.fromkeys((*PACKAGES, *needs))],
             capture_output=True, text=True, timeout=60, check=True, stdin=subprocess.DEVNULL,
+            env=child_environment(python, {}, [], {}),
         )  # fmt: skip
         found: dict[str, str] = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         text = "the training's Python does not start"
         hint = f"`python:` in the job must name an interpreter ({error})"
         raise InputError(Fault(text, python, hint)) from error
-    missing = [name for name in PACKAGES if name not in found and name != "bitsandbytes"]
+    missing = [name for name in needs if name not in found]
     if missing:
         text = f"the training's Python lacks {', '.join(missing)}"
-        hint = "install them there: pip install 'autotune-supervisor[train]'"
+        ours = set(PACKAGES).issuperset(missing)
+        wanted = "'autotune-supervisor[train]'" if ours else " ".join(missing)
+        hint = f"install what is missing there: {python} -m pip install {wanted}"
         raise InputError(Fault(text, python, hint))
     return found
 

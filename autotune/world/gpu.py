@@ -24,6 +24,20 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Crowd:
+    """Who is on one GPU at one moment."""
+
+    total_bytes: int
+    free_bytes: int
+    held: dict[int, int | None] | None  # bytes by process; None: the driver does not list them
+
+    @property
+    def nobody(self) -> bool:
+        """Whether no process is listed, and no more is held than by the driver itself."""
+        return not self.held and self.total_bytes - self.free_bytes <= _UNLISTED_BYTES
+
+
+@dataclass(frozen=True)
 class Health:
     """What NVML tells of the health of one GPU at one moment; None where it does not tell."""
 
@@ -118,6 +132,33 @@ class Gpus:
         if pids and not ours and (others or unlisted > _UNLISTED_BYTES):
             return [], None, "NVML's process ids are not ours (a container?)"
         return ours, others, None
+
+    def crowd(self, index: int) -> Crowd | None:
+        """Return who is on one GPU, whosever it is; None where it does not answer."""
+        if self._nvml is None:
+            return None
+        try:
+            handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+            memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+        except self._nvml.NVMLError:
+            return None
+        try:
+            listed = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            held = {one.pid: getattr(one, "usedGpuMemory", None) for one in listed}
+        except self._nvml.NVMLError:
+            held = None
+        return Crowd(int(memory.total), int(memory.free), held)
+
+    def uuid_of(self, index: int) -> str:
+        """Return what names a GPU on this machine and any other; "" where it does not answer."""
+        if self._nvml is None:
+            return ""
+        try:
+            handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+            found = self._nvml.nvmlDeviceGetUUID(handle)
+        except self._nvml.NVMLError:
+            return ""
+        return found.decode("ascii", "replace") if isinstance(found, bytes) else str(found)
 
     def health(self) -> dict[int, "Health"]:
         """Return the health of each of the job's GPUs; of one that is lost, only that."""

@@ -73,12 +73,16 @@ class MemorySampler:
         self._host_peak: int | None = None
         self._others: int | None = None
         self._card_free: int | None = None
+        self._card_before: int | None = None
         self._gaps: dict[str, str] = {}
         self.latest_bytes: int | None = None
 
     def sample(self) -> None:
         """Take one reading."""
         view = self._view()
+        if not view.ranks and self._device == "cuda":
+            # Whatever is taken now is taken by others: this needs no process ids.
+            self._card_before = self._gpus.free_bytes()
         self._around.sample(self._ranks())
         readings = self._of_ranks(tuple(view.ranks.values()))
         now = max(readings, default=None)
@@ -108,6 +112,7 @@ class MemorySampler:
             device_total_bytes=self._gpus.total_bytes() if self._device == "cuda" else None,
             device_others_bytes=self._others,
             device_free_low_bytes=self._card_free,
+            device_free_before_bytes=self._card_before,
             curve=self._curve.points(),
         )
         gaps = tuple(Gap(name, why) for name, why in self._gaps.items())

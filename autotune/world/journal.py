@@ -10,6 +10,9 @@ from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_d
 from autotune.core.codec import CodecError
 from autotune.core.fault import CannotRecord, Fault
 from autotune.core.record import Event, decode, encode
+from autotune.world.files import open_plain, read_plain
+
+LARGEST_BYTES = 512 * 2**20  # a run of years stays below it
 
 
 class FileJournal:
@@ -65,14 +68,17 @@ def read_journal(path: Path) -> list[Event]:
     Raises CannotRecord when a line before the last is not ours to read.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_plain(path, LARGEST_BYTES)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        text = f"the journal cannot be read ({error.strerror})"
+        raise CannotRecord(Fault(text, str(path), "check the run folder")) from error
     events: list[Event] = []
     for number, line in enumerate(raw.split(b"\n")[:-1], 1):
         try:
             events.append(decode(json.loads(line)))
-        except (ValueError, AttributeError, CodecError) as error:
+        except (ValueError, AttributeError, CodecError, RecursionError) as error:
             raise CannotRecord(
                 Fault(
                     f"the journal cannot be read ({error})",
@@ -85,8 +91,7 @@ def read_journal(path: Path) -> list[Event]:
 
 def _cut_torn_line(path: Path) -> None:
     try:
-        # A link is not followed: it could lead out of the run folder, or into a device.
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        descriptor = open_plain(path, os.O_RDWR)
         with os.fdopen(descriptor, "r+b") as file:
             raw = file.read()
             whole = raw.rfind(b"\n") + 1

@@ -20,7 +20,8 @@ def read_model(folder: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
     if not there:
         hint = "name a local folder; nothing is downloaded"
         return None, [Fault("the model folder does not exist", str(folder), hint)]
-    config = read_json(folder / "config.json")
+    # A hub's cache holds links to the files themselves.
+    config = read_json(folder / "config.json", links=True)
     if not isinstance(config, dict):
         text = "the model's config.json is missing or cannot be read"
         return None, [Fault(text, str(folder / "config.json"), "point `model` at a model folder")]

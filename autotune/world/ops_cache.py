@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from autotune.world.files import is_plain, is_real_folder
+
 
 def cache_folder(versions: Mapping[str, str], python: str) -> Path:
     """Return where builds of these versions are kept for the next run of this user.
@@ -49,6 +51,8 @@ def clear_locks(ops: Path) -> list[str]:
     """Remove lock files from a run's own folder; only while no child of the run lives."""
     removed = []
     for lock in ops.glob("*/lock"):
+        if not is_real_folder(lock.parent) or not is_real_folder(ops):
+            continue  # a link leads to somebody else's
         with contextlib.suppress(OSError):
             lock.unlink()
             removed.append(lock.parent.name)
@@ -69,7 +73,7 @@ def keep(ops: Path, cache: Path) -> None:
             partial = target.with_name(f".{target.name}.{os.getpid()}")
             cache.mkdir(parents=True, exist_ok=True, mode=0o700)
             try:
-                shutil.copytree(built.parent, partial)
+                shutil.copytree(built.parent, partial, ignore=_odd)
                 shutil.rmtree(target, ignore_errors=True)
                 partial.rename(target)
             finally:
@@ -78,3 +82,9 @@ def keep(ops: Path, cache: Path) -> None:
 
 def _newer(built: Path, kept: Path) -> bool:
     return not kept.exists() or built.stat().st_mtime > kept.stat().st_mtime
+
+
+def _odd(folder: str, names: list[str]) -> list[str]:
+    """Name what no build makes: what a link that a training put there leads to may never end."""
+    paths = (Path(folder, name) for name in names)
+    return [path.name for path in paths if not (is_plain(path) or is_real_folder(path))]

@@ -1,12 +1,15 @@
 """Follows the log a child writes for itself, in bounded memory and on bounded disk."""
 
+import os
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from autotune.core.evidence import Gap
 from autotune.core.line import clean
+from autotune.core.secret import hide
 from autotune.world.disk_bound import DiskBound
+from autotune.world.files import open_plain, size_of
 from autotune.world.line_splitter import BlockSplitter
 
 CHUNK_BYTES = 256 * 1024
@@ -25,8 +28,13 @@ class OutputTail:
         on_block: Callable[[bytes], object],
         log_bytes: int = 2 * 2**30,
         offset: int = 0,
+        secrets: tuple[bytes, ...] = (),
     ) -> None:
-        """Call `on_block` with raw lines from `offset` on, each ended by a newline."""
+        """Call `on_block` with raw lines from `offset` on, each ended by a newline.
+
+        None of `secrets` is in what is handed over or remembered.
+        """
+        self._secrets = secrets
         self._path = path
         self._on_block = on_block
         self._bound = DiskBound(path, log_bytes)
@@ -40,7 +48,7 @@ class OutputTail:
     def poll(self, most_bytes: int = POLL_BYTES) -> int:
         """Read at most `most_bytes` that are new, and return how many were read."""
         try:
-            size = self._path.stat().st_size
+            size = size_of(self._path)
             self._bound.enforce(size)
             if size < self.offset:
                 self._note("output", f"output.log shrank from {self.offset} to {size} bytes")
@@ -79,7 +87,7 @@ class OutputTail:
 
     def _read(self, wanted: int) -> int:
         done = 0
-        with self._path.open("rb", buffering=0) as stream:
+        with os.fdopen(open_plain(self._path), "rb", buffering=0) as stream:
             stream.seek(self.offset)
             while done < wanted:
                 chunk = stream.read(min(CHUNK_BYTES, wanted - done))
@@ -103,6 +111,7 @@ class OutputTail:
             self.offset = goal
 
     def _take(self, block: bytes) -> None:
+        block = hide(block, self._secrets)
         self.lines += block.count(b"\n")
         self._ring.extend(block[:-1].rsplit(b"\n", RING_LINES)[-RING_LINES:])
         self._on_block(block)

@@ -18,6 +18,7 @@ from autotune.edges import Command, Exit
 MARK = "AUTOTUNE_ATTEMPT"  # in the environment of everything an attempt starts
 SAME_START_SECONDS = 0.05  # the kernel counts starts in hundredths of a second
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_DUMPABLE = 4
 # Enters a cgroup before it becomes the launcher: moved in from outside, a quick launcher would
 # have started ranks that stay out.
 _ENTER = (
@@ -31,6 +32,15 @@ def become_subreaper() -> bool:
     """Make orphans of our children our own children, so that none escapes by double-forking."""
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def keep_memory_private() -> bool:
+    """Let no process of our own user look into us; the training reads what it is given alone.
+
+    Our environment holds the secrets that were kept from it, and /proc shows them. Root still sees.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0)
 
 
 def boot_id() -> str:

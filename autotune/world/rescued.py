@@ -4,9 +4,9 @@ The folder holds checkpoint-N, as the trainer lays one out, and a file for each 
 files it wrote, with size and SHA-256. Nothing in it is ever loaded here.
 """
 
+import errno
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,10 +14,11 @@ from typing import Any
 
 from autotune.core.rescue import Parts
 from autotune.world import checkpoints
-from autotune.world.files import read_json, write_json
+from autotune.world.files import is_real_folder, open_plain, read_json, remove_tree, write_json
 
 CHUNK_BYTES = 4 * 2**20
 LOOK_BYTES = 256 * 2**20  # verified in one look; the loop that looks has other things to see to
+MOST_FOLDERS = 64
 _SHARD = "_optim_states.pt"
 
 
@@ -72,11 +73,14 @@ class RescueFolder:
         whole = self.whole
         if whole is None:
             raise AssertionError("only what was verified is published")
+        for folder in (into, self.place, whole.folder):
+            if not is_real_folder(folder):
+                raise OSError(errno.ENOTDIR, "a link lies in the place of a folder", str(folder))
         target = into / whole.folder.name
         if isinstance(checkpoints.inspect(target), checkpoints.Checkpoint):
             return target  # saved in the ordinary way meanwhile
         if (target / checkpoints.BEGUN).is_file() and not target.is_symlink():
-            shutil.rmtree(target)  # half written, by the save that was refused memory
+            remove_tree(target)  # half written, by the save that was refused memory
         else:
             checkpoints.set_aside(target, f"rescue-{attempt:03d}")
         mark = {
@@ -95,7 +99,7 @@ class RescueFolder:
 
     def clear(self) -> None:
         """Remove what was not published."""
-        shutil.rmtree(self.place, ignore_errors=True)
+        remove_tree(self.place)
 
     def _told(self) -> dict[int, dict[str, Any]]:
         found = {}
@@ -106,13 +110,19 @@ class RescueFolder:
         return found
 
     def _bytes(self) -> int:
-        total = self._verified
-        for folder, _, names in os.walk(self.place):
-            for name in names:
-                try:
-                    total += (Path(folder) / name).stat().st_size
-                except OSError:  # it was renamed meanwhile
-                    continue
+        """Return how much was written and verified so far, as far as a save's folders reach."""
+        total, looked = self._verified, [self.place]
+        for place in looked:
+            try:
+                for entry in os.scandir(place):
+                    if entry.is_dir(follow_symlinks=False):
+                        looked.append(Path(entry.path))
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+            except OSError:  # it was renamed meanwhile
+                continue
+            if len(looked) > MOST_FOLDERS:
+                break
         return total
 
     def _go_on_verifying(self, told: dict[int, dict[str, Any]], step: int) -> Parts:
@@ -135,6 +145,10 @@ class RescueFolder:
 
     def _verify(self, told: dict[int, dict[str, Any]], step: int) -> Iterator[int | str]:
         """Yield how many bytes were found sound, and at the first fault a sentence."""
+        odd = _odd(self._checkpoint(step))
+        if odd:
+            yield odd
+            return
         names: set[str] = set()
         for rank, one in told.items():
             if one.get("step") != step or one.get("world_size") != self._world_size:
@@ -165,7 +179,7 @@ def _inside(name: str) -> bool:
 def _sound(path: Path, told: dict[str, Any]) -> Iterator[int | str]:
     digest, size = hashlib.sha256(), 0
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_plain(path), "rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
@@ -175,6 +189,22 @@ def _sound(path: Path, told: dict[str, Any]) -> Iterator[int | str]:
         return
     if size != told.get("bytes") or digest.hexdigest() != told.get("sha256"):
         yield f"{path.name} is not what its rank wrote"
+
+
+def _odd(folder: Path) -> str:
+    """Return what lies there that no save writes: a link, a pipe, a maze of folders; or nothing."""
+    looked = [folder]
+    for place in looked:
+        if not is_real_folder(place):
+            return f"{place.name} is no folder"
+        for entry in os.scandir(place):
+            if entry.is_dir(follow_symlinks=False):
+                looked.append(Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False):
+                return f"{entry.name} is no ordinary file"
+        if len(looked) > MOST_FOLDERS:
+            return "it holds more folders than a save makes"
+    return ""
 
 
 def _missing(names: set[str], world_size: int) -> str:

@@ -1,7 +1,9 @@
 """The run folder: the name of every path in it, its lock, and its control file."""
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from autotune.core.fault import AlreadyRunning, CannotRecord, Fault, InputError
-from autotune.world.files import make_folder, read_json, write_json
+from autotune.world.files import is_real_folder, make_folder, open_plain, read_json, write_json
 
 SUPERVISOR = "supervisor: "  # begins the `by` of a command that is for the ranks alone
 
@@ -19,7 +21,11 @@ class RunFolder:
     """One job's folder; `path` is absolute."""
 
     def __init__(self, path: Path) -> None:
-        """Name the folder; nothing is made before `create`."""
+        """Name the folder; nothing is made before `create`.
+
+        A link to it is the owner's business; below it none is followed.
+        """
+        path = Path(os.path.realpath(path))
         self.path = path
         self.journal = path / "journal.jsonl"
         self.job = path / "job.yaml"
@@ -34,30 +40,51 @@ class RunFolder:
         """Return the folder of one attempt."""
         return self.path / "attempts" / f"{number:03d}"
 
+    def overlay(self, pins: tuple[str, ...]) -> Path:
+        """Return the folder of other package versions that are laid over the training's Python."""
+        named = hashlib.sha256("\n".join(pins).encode()).hexdigest()[:12]
+        return self.path / "overlay" / named
+
     def create(self) -> None:
         """Make the folder and the parts that are always there, for their owner alone."""
         try:
             for folder in (self.path, self.path / "attempts", self.checkpoints, self.staged):
                 make_folder(folder)
             self.path.chmod(0o700)
+            self.refuse_links()
         except OSError as error:
             text = f"the run folder cannot be made ({error.strerror})"
             hint = "choose another with --run-dir"
             raise CannotRecord(Fault(text, str(self.path), hint)) from error
 
+    def refuse_links(self) -> None:
+        """Raise OSError where a link lies in the place of a folder of ours.
+
+        A training can put one there while it runs; followed, it would lead out of the run folder
+        what we write, rename and remove.
+        """
+        for folder in (self.path / "attempts", self.checkpoints, self.staged, self.known_good,
+                       self.ops, self.checkpoints / "set-aside"):  # fmt: skip
+            if os.path.lexists(folder) and not is_real_folder(folder):
+                text = "a link or a file lies where a folder of the run was"
+                raise OSError(errno.ENOTDIR, text, str(folder))
+
     def is_foreign(self) -> bool:
-        """Return whether the folder holds things, and no journal of ours."""
+        """Return whether the folder holds things beside a job file, and no journal of ours."""
         try:
             if self.journal.exists() or not self.path.is_dir():
                 return False
-            return any(name.name != "lock" for name in self.path.iterdir())
+            return any(name.name not in ("lock", self.job.name) for name in self.path.iterdir())
         except OSError as error:
             text = f"the run folder cannot be looked at ({error.strerror})"
             raise CannotRecord(Fault(text, str(self.path), "check its permissions")) from error
 
     def ask_stop(self, by: str) -> None:
-        """Tell the ranks, and a supervisor that watches, to save and end."""
-        self._command("stop", by)
+        """Tell the ranks, and a supervisor that watches, to save and end.
+
+        The wish outlives whatever else the ranks are told, until it is seen to.
+        """
+        self._command("stop", by, stop_by=by)
 
     def tell_ranks_to_stop(self, why: str) -> None:
         """Tell the ranks alone to save and end; the run may go on after that."""
@@ -74,40 +101,46 @@ class RunFolder:
     def show_alive(self) -> None:
         """Let ranks that hold see that somebody is still there."""
         with contextlib.suppress(OSError):
-            os.utime(self.control)
+            os.utime(self.control, follow_symlinks=False)
 
     def tell_ranks_of_end(self) -> None:
-        """Tell the ranks that SIGTERM means it: no step boundary is waited for any more.
-
-        A stop that stands is left standing, since it may be the owner's.
-        """
-        if not self.tells_stop():
-            self._command("end", SUPERVISOR + "what is left is ended")
+        """Tell the ranks that SIGTERM means it: no step boundary is waited for any more."""
+        self._command("end", SUPERVISOR + "what is left is ended")
 
     def clear_stop(self) -> None:
         """Take back a stop that was seen to."""
         held = read_json(self.control)
         if not isinstance(held, dict) or held.get("command") != "run":
-            self._command("run", "autotune")
+            self._command("run", "autotune", stop_by=None)
 
     def stop_asked_by(self) -> str | None:
         """Return who asked for a stop through the control file, or None."""
-        held = read_json(self.control)
-        if not isinstance(held, dict) or held.get("command") != "stop":
-            return None
+        held = self._held()
         by = str(held.get("by", "autotune stop"))
-        return None if by.startswith(SUPERVISOR) else by
+        if held.get("command") == "stop" and not by.startswith(SUPERVISOR):
+            return by
+        wish = held.get("stop_by")
+        return wish if isinstance(wish, str) else None
+
+    def tells(self) -> str:
+        """Return what the ranks are told; empty where nothing is."""
+        return str(self._held().get("command", ""))
 
     def tells_stop(self) -> bool:
         """Return whether ranks are told to save and end, by whomever."""
-        held = read_json(self.control)
-        return isinstance(held, dict) and held.get("command") == "stop"
+        return self.tells() == "stop" or self.stop_asked_by() is not None
 
-    def _command(self, command: str, by: str, **more: int) -> None:
+    def _held(self) -> dict[str, Any]:
         held = read_json(self.control)
-        sequence = held.get("seq", 0) if isinstance(held, dict) else 0
+        return held if isinstance(held, dict) else {}
+
+    def _command(self, command: str, by: str, **more: Any) -> None:
+        held = self._held()
+        sequence = held.get("seq", 0)
         sequence = sequence if isinstance(sequence, int) else 0
-        write_json(self.control, {"seq": sequence + 1, "command": command, "by": by, **more})
+        wish = {"stop_by": self.stop_asked_by(), **more}
+        said = {key: value for key, value in wish.items() if value is not None}
+        write_json(self.control, {"seq": sequence + 1, "command": command, "by": by, **said})
 
 
 class RunLock:
@@ -115,9 +148,8 @@ class RunLock:
 
     def __init__(self, folder: RunFolder) -> None:
         """Take the lock; raises AlreadyRunning when another supervisor holds it."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._descriptor = os.open(folder.lock, flags, 0o600)
+            self._descriptor = open_plain(folder.lock, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             text = f"the run folder cannot be locked ({error.strerror})"
             raise CannotRecord(Fault(text, str(folder.lock), "make it writable")) from error
@@ -145,7 +177,7 @@ class RunLock:
 def holder(folder: RunFolder) -> int | None:
     """Return the process that supervises this run, or None when nobody does."""
     try:
-        descriptor = os.open(folder.lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_plain(folder.lock)
     except OSError:
         return None
     try:

@@ -1,6 +1,7 @@
 """Removes what a dead training left in the machine's shared memory, which nobody else will."""
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -37,4 +38,6 @@ def prefix_of(attempt: Path) -> str:
     """Return the prefix an attempt was started with, also when another supervisor started it."""
     command = read_json(attempt / "command.json")
     prefix = command.get("shared_memory") if isinstance(command, dict) else None
-    return prefix if isinstance(prefix, str) else ""
+    # The training may have written another one there, which would name what is not its own.
+    wanted = rf"deepspeed_allreduce_buffer_{os.getuid()}_127\.0\.0\.1_\d{{1,5}}_"
+    return prefix if isinstance(prefix, str) and re.fullmatch(wanted, prefix) else ""

@@ -21,7 +21,7 @@ def work_of(pids: Sequence[int], device_bytes: int | None) -> Work:
         with contextlib.suppress(psutil.Error, OSError):
             process = psutil.Process(pid)
             with process.oneshot():
-                if _compiles(process.name()):
+                if compiles(process.name()):
                     times = process.cpu_times()
                     compilers.append((pid, times.user + times.system))
                 held += process.memory_info().rss
@@ -39,7 +39,8 @@ def _moved_bytes(process: psutil.Process) -> int:
     return 0
 
 
-def _compiles(name: str) -> bool:
+def compiles(name: str) -> bool:
+    """Return whether a process of this name builds something."""
     return name in ("as", "ld") or any(
         name.startswith(one) for one in COMPILERS if one not in ("as", "ld")
     )

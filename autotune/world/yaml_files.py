@@ -11,6 +11,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from autotune.core.fault import Fault, InputError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
+MOST_VALUES = 200_000  # with every repetition, by which a few lines can mean billions
 LARGEST_BYTES = 4 * 2**20  # a settings file; more is a mistake, or an attack by repetition
 
 
@@ -21,7 +22,7 @@ class Document:
         """Keep the parsed tree for its line numbers."""
         self.path = path
         self._tree = tree
-        self.value = _plain(tree)
+        self.value = _Plain().of(tree)
 
     def where(self, *keys: str | int) -> str:
         """Return `file:line` of the deepest of `keys` that is there."""
@@ -65,6 +66,10 @@ def read_document(path: Path) -> Document:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         what = f"the file is not YAML: {error.problem or error.context}"
         raise InputError(Fault(what, f"{path}:{line}", "mend the line and check again")) from error
+    except TypeError as error:  # from the library, which hashes every key
+        what = "a key of the file is itself a mapping or a list"
+        hint = "look for a `?`, or a `{` or `[` where a key begins"
+        raise InputError(Fault(what, str(path), hint)) from error
     except (YAMLError, ValueError, RecursionError) as error:
         raise InputError(Fault(f"the file is not YAML: {error}", str(path))) from error
 
@@ -171,14 +176,23 @@ def _position(node: Any, key: str | int) -> int | None:
     return None
 
 
-def _plain(node: Any, depth: int = 0) -> Any:
-    if depth > 60:
-        raise ValueError("values are nested more than 60 deep")
-    if isinstance(node, dict):
-        return {_scalar(key): _plain(value, depth + 1) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_plain(value, depth + 1) for value in node]
-    return _scalar(node)
+class _Plain:
+    """Makes plain values of a tree; one value that stands in many places counts in each."""
+
+    def __init__(self) -> None:
+        self._left = MOST_VALUES
+
+    def of(self, node: Any, depth: int = 0) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"it comes to more than {MOST_VALUES} values")
+        if depth > 60:
+            raise ValueError("values are nested more than 60 deep")
+        if isinstance(node, dict):
+            return {_scalar(key): self.of(value, depth + 1) for key, value in node.items()}
+        if isinstance(node, list):
+            return [self.of(value, depth + 1) for value in node]
+        return _scalar(node)
 
 
 def _scalar(node: Any) -> Any:

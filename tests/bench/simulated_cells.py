@@ -22,9 +22,8 @@ from autotune.core.memory.shape import ModelShape
 from autotune.core.memory.step_time import step_seconds
 from autotune.core.memory.traced import Traced
 from autotune.core.memory.workload import Subject, Workload
-from autotune.core.plan import Plan
+from autotune.core.plan import KNOBS, Plan
 from autotune.core.rung import Result, Rung, Scene, Surroundings
-from autotune.frameworks.finetune import Finetune
 from autotune.world.policy_file import find_policy, load_policy
 from tests.bench.planner_traces import FOR_CHANGING, LORA_RANK
 from tests.bench.simulated_truth import (
@@ -42,7 +41,7 @@ from tests.bench.simulated_truth import (
 
 RUNGS = all_rungs()
 DIAGNOSIS = Diagnosis(Failure.DEVICE_OOM, 1.0, "simulated")
-AROUND = Surroundings("cuda", Finetune.knobs)
+AROUND = Surroundings("cuda", KNOBS)
 METHODS = ("full", "lora", "qlora")
 RANKS = (1, 2, 4, 8)
 MICRO = (16, 4)

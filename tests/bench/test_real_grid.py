@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from autotune.core.job import Job
 from autotune.core.memory.reading import read_shape
 from autotune.core.memory.shape import ModelShape
-from autotune.frameworks.finetune import FinetuneSettings
+from autotune.frameworks.finetune_parts import FinetuneSettings
 from tests.bench.grid_cells import (
     CELLS,
     MIB,

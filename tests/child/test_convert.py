@@ -249,6 +249,7 @@ EXACT = 2e-6
 
 @training_stack
 @pytest.mark.train
+@pytest.mark.slow  # tests/e2e/test_real_carry.py takes the first of these ways, supervised
 def test_from_stage_two_to_three_and_back_the_losses_are_those_of_an_undisturbed_run(
     lab: Lab,
 ) -> None:

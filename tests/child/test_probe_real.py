@@ -82,6 +82,7 @@ def test_a_trainer_tells_all_of_itself_until_memory_is_refused(tmp_path: Path) -
     refused, failed = (event for event in events if event["kind"] in ("refused", "exception"))
     assert (refused["phase"], refused["step"], refused["type"]) == ("forward", 3, "RuntimeError")
     assert "can't allocate memory" in failed["message"]
+    assert failed["phase"] == "forward"
     assert failed["memory"]["data_bytes"] > 2**20
     assert len({one["fingerprint"] for one in steps}) == 3
 

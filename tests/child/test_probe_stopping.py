@@ -61,8 +61,8 @@ def start(probed: Probed, ranks: int, program: str = TRAINS) -> list[subprocess.
     ]
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
+def until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
         time.sleep(0.01)
@@ -141,11 +141,16 @@ def test_a_broken_control_file_is_no_word(probed: Probed) -> None:
     assert ends([process]) == [(0, "")]
 
 
-@pytest.mark.parametrize("told", [0, 1])
-def test_sigterm_at_any_rank_saves_on_all_of_them(probed: Probed, told: int) -> None:
+@pytest.mark.parametrize(
+    ("told", "number"),
+    [(0, signal.SIGTERM), (1, signal.SIGTERM), (0, signal.SIGUSR1), (1, signal.SIGUSR2)],
+)
+def test_a_signal_to_any_rank_saves_on_all_of_them(
+    probed: Probed, told: int, number: signal.Signals
+) -> None:
     processes = start(probed, 2)
     until(lambda: all(len(steps(probed, rank)) > 3 for rank in range(2)), "steps")
-    processes[told].send_signal(signal.SIGTERM)
+    processes[told].send_signal(number)
     assert ends(processes) == [(0, "")] * 2
     assert [steps(probed, rank)[-1] for rank in range(2)] == [
         probed.events(rank, ["stopped"])[0]["step"] for rank in range(2)
@@ -153,8 +158,35 @@ def test_sigterm_at_any_rank_saves_on_all_of_them(probed: Probed, told: int) -> 
     word = json.loads(probed.control.read_text())
     assert (word["command"], word["by"]) == (
         "stop",
-        f"supervisor: rank {told} was told to end by SIGTERM",
+        f"supervisor: rank {told} was told to end by {number.name}",
     )
+    (notice,) = probed.events(told, ["told_to_end"])
+    assert notice["signal"] == number.name
+
+
+def test_a_scheduler_that_signals_every_rank_again_and_again_still_gets_its_save(
+    probed: Probed,
+) -> None:
+    slow = TRAINS.replace("time.sleep(0.002)", "time.sleep(0.3)")
+    processes = start(probed, 2, slow)
+    until(lambda: all(len(steps(probed, rank)) > 1 for rank in range(2)), "steps")
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+        for process in processes:
+            process.send_signal(number)
+    assert ends(processes) == [(0, "")] * 2
+    stopped = {probed.events(rank, ["stopped"])[0]["step"] for rank in range(2)}
+    assert len(stopped) == 1
+
+
+def test_a_notice_that_native_code_listens_to_is_left_alone(probed: Probed) -> None:
+    own = "import faulthandler, signal\nfaulthandler.register(signal.SIGUSR1, open('own', 'w'))\n"
+    (process,) = start(probed, 1, own + TRAINS)
+    until(lambda: len(steps(probed, 0)) > 3, "steps")
+    process.send_signal(signal.SIGUSR1)
+    until(lambda: (probed.folder / "own").read_text(), "its own answer")
+    assert not probed.control.exists()
+    ask(probed, "stop")
+    assert ends([process]) == [(0, "")]
 
 
 def test_a_handler_of_the_programs_own_is_left_alone(probed: Probed) -> None:
@@ -166,13 +198,11 @@ def test_a_handler_of_the_programs_own_is_left_alone(probed: Probed) -> None:
     assert not probed.control.exists()
 
 
-@pytest.mark.parametrize("command", ["end", "stop"])
-def test_a_rank_that_waits_for_ever_dies_of_the_supervisors_sigterm(
-    probed: Probed, command: str
-) -> None:
+def test_a_rank_that_waits_for_ever_dies_of_the_supervisors_sigterm(probed: Probed) -> None:
     (process,) = start(probed, 1, BLOCKED)
     until(lambda: len(steps(probed, 0)) == 2, "two steps")
-    ask(probed, command)
+    ask(probed, "stop")
+    ask(probed, "end", stop_by="somebody")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM

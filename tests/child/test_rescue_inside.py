@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from autotune.child.probe import boundary, rescue, settings, shards, state, watcher
+from autotune.child.probe import boundary, rescue, room, settings, shards, state, watcher
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +31,13 @@ def at_the_start(tmp_path: Path) -> Iterator[None]:
         patch.setattr(settings, "_given", given)
         patch.setattr(boundary, "newest", None)
         patch.setattr(boundary, "inside", False)
+        patch.setattr(boundary, "_ended", False)
         patch.setattr(rescue, "_answered", 0)
         patch.setattr(rescue, "_released", threading.Event())
         patch.setattr(watcher, "heard", 0.0)
         patch.setattr(watcher, "_date", None)
         patch.setattr(watcher, "_handlers", {})
-        patch.setattr(rescue, "lift_limit", lambda: None)
+        patch.setattr(room, "lift", lambda: None)
         yield
 
 
@@ -55,13 +56,16 @@ def chained(cause: BaseException) -> BaseException:
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"), True),
         (RuntimeError("could not create a primitive"), True),
         (OSError(12, "Cannot allocate memory"), True),
+        (RuntimeError("std::bad_alloc"), True),  # as torch hands on what C++ throws
+        (RuntimeError("can't start new thread"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
         (chained(MemoryError()), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (KeyError("memory"), False),
     ],
 )
 def test_a_refusal_is_told_by_its_type_or_its_words(error: BaseException, is_one: bool) -> None:
-    assert rescue.is_refusal(error) is is_one
+    assert room.is_refusal(error) is is_one
 
 
 class Engine:
@@ -96,6 +100,23 @@ def test_a_step_is_held_whole_from_its_boundary_until_the_next_one_begins() -> N
     assert rescue.why_not() is not None
     boundary.remember(4, trainer(), engine)
     assert boundary.committed_step() == 4
+
+
+def test_a_step_whose_callbacks_fail_is_held_whole_once_it_is_counted() -> None:
+    engine, ours = Engine(), trainer()
+    boundary.remember(3, ours, engine)
+    boundary.step_begins(engine)
+    boundary.catch_up()
+    assert boundary.committed_step() is None  # the weights may be half updated
+    engine.global_steps = 4
+    boundary.step_ends(engine=engine, applied=True)
+    boundary.catch_up()
+    assert boundary.committed_step() is None  # its schedule may not have moved yet
+    ours.state.global_step = 4
+    boundary.catch_up()
+    assert boundary.committed_step() == 4
+    assert boundary.newest is not None
+    assert boundary.newest.engine_steps == 4
 
 
 def test_random_states_are_those_of_the_boundary_and_are_drawn_again_after_an_evaluation() -> None:

@@ -24,6 +24,12 @@ def wanted(**changes: object) -> WantedShape:
 
 def test_nothing_saved_is_a_fresh_start() -> None:
     assert decide_carry(None, wanted()).kind is CarryKind.FRESH
+    assert decide_carry(None, wanted(zero_stage=0)).kind is CarryKind.FRESH
+
+
+def test_without_zero_whole_tensors_resume_under_any_number_of_ranks() -> None:
+    answer = decide_carry(saved(zero_stage=0), wanted(zero_stage=0, world_size=4))
+    assert (answer.kind, answer.ds_overrides) == (CarryKind.SAME, ())
 
 
 def test_a_plan_that_changes_no_shape_resumes_from_the_checkpoint_as_it_lies() -> None:
@@ -167,8 +173,10 @@ def test_what_no_one_tried_keeps_only_the_weights_and_asks(
             wanted(method="lora", zero_stage=3, quantization="nf4"),
             "never shown",
         ),
-        (saved(), wanted(zero_stage=0), "use stage 1"),
-        (saved(zero_stage=0), wanted(), "not supported"),
+        (saved(), wanted(zero_stage=0), "nothing here converts"),
+        (saved(zero_stage=0), wanted(), "nothing here converts"),
+        (saved(), wanted(zero_stage=4), "no ZeRO stage 4"),
+        (saved(), wanted(zero_stage=0, offload_optimizer="cpu"), "use stage 1"),
         (
             saved(method="lora", lora_rank=8),
             wanted(method="lora", lora_rank=4),

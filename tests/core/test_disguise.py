@@ -495,6 +495,40 @@ def test_fragmentation_and_a_neighbour_begin_where_the_figures_say(
     assert diagnose(evidence(signs=(found,))).failure is failure
 
 
+SHORT = {"requested": 4, "capacity": 80, "free": 1, "reserved": 60, "process": 62}
+
+
+@pytest.mark.parametrize(
+    ("gib", "memory", "failure"),
+    [
+        # Of 80 GiB 79 were free, we hold 62 and 1 is left: others have taken 16 since.
+        (SHORT, {"device_free_before_bytes": 79 * GIB}, Failure.DEVICE_OOM_COTENANT),
+        # They were there before: a quarter of the card is not theirs, and the rest is the machine.
+        (SHORT, {"device_free_before_bytes": 63 * GIB}, Failure.DEVICE_OOM),
+        # What they took would not have been enough.
+        ({**SHORT, "requested": 18}, {"device_free_before_bytes": 79 * GIB}, Failure.DEVICE_OOM),
+        # Nobody saw the card before.
+        (SHORT, {}, Failure.DEVICE_OOM),
+        # What torch holds is not all that is ours, unless NVML knows the others.
+        ({**SHORT, "process": 0}, {"device_free_before_bytes": 79 * GIB}, Failure.DEVICE_OOM),
+        (
+            {**SHORT, "process": 0},
+            {"device_free_before_bytes": 79 * GIB, "device_others_bytes": 15 * GIB},
+            Failure.DEVICE_OOM_COTENANT,
+        ),
+        # A few hundred megabytes more are anybody's.
+        ({**SHORT, "free": 14.5, "requested": 15}, {"device_free_before_bytes": 78 * GIB},
+         Failure.DEVICE_OOM),
+    ],
+)  # fmt: skip
+def test_what_others_took_since_the_start_is_theirs_however_small(
+    gib: dict[str, float], memory: dict[str, Any], failure: Failure
+) -> None:
+    told = figures(**{name: size for name, size in gib.items() if size})
+    seen = evidence(signs=(sign(Failure.DEVICE_OOM, figures=told),), memory=replace(CARD, **memory))
+    assert diagnose(seen).failure is failure
+
+
 # --- crashes and stuck processes ----------------------------------------------------------------
 
 

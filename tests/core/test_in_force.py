@@ -48,3 +48,7 @@ def test_a_setting_that_was_not_taken_over_is_named(name: str, found: Any, said:
 def test_what_the_plan_leaves_to_the_job_is_not_held_against_it() -> None:
     plan = PLAN.but(attention="given", sequence=0)
     assert ignored(plan, {**FOLLOWED, "attention": "eager", "sequence": 128}) == ()
+
+
+def test_what_the_tool_cannot_set_is_not_held_against_the_plan() -> None:
+    assert ignored(PLAN, {"zero_stage": 9}, knobs=frozenset({"micro_batch"})) == ()

@@ -197,3 +197,12 @@ def test_what_the_probe_could_not_see_is_a_gap() -> None:
     assert view.gaps()[0].reading == "probe of rank 1"
     assert view.gaps()[0].why == "engine_hooks.made: E: no"
     assert len(view.gaps()) == 64
+
+
+def test_a_snapshot_is_named_only_by_a_name_of_our_making() -> None:
+    view = View()
+    for name in ("../../job.yaml", "snapshot-rank0.json\nmore", 7, None):
+        view.see({"kind": "snapshot", "rank": 0, "file": name, "bytes": 9})
+    assert view.snapshots == {}
+    view.see({"kind": "snapshot", "rank": 1, "file": "snapshot-rank1.pickle", "bytes": -1})
+    assert view.snapshots[1].bytes is None

@@ -27,6 +27,14 @@ def test_a_stop_asks_for_a_save_once_and_ends_when_its_grace_is_over() -> None:
     assert vigil.ended_by_us == "stop"
 
 
+def test_a_notice_from_outside_asks_for_a_save_and_is_told_as_one() -> None:
+    done, vigil = acts(Glance(10, noticed=True), Glance(609, noticed=True), Glance(610))
+    assert done == [Act.ASK_SAVE, Act.LEAVE, Act.END]
+    assert vigil.ended_by_us == "preempted"
+    _, vigil = acts(Glance(10, noticed=True, stop_asked=True))
+    assert vigil.ended_by_us == "stop"  # the supervisor was told too, so the run ends
+
+
 def test_asking_twice_kills_at_once() -> None:
     done, vigil = acts(Glance(0, stop_asked=True), Glance(1, stop_asked=True, hurry=True))
     assert done == [Act.ASK_SAVE, Act.KILL]

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from autotune.core.history import Story, fold
 from autotune.core.record import RunStarted
+from autotune.world.event_file import parse_event
 from autotune.world.journal import read_journal
 from autotune.world.process import marked
 
@@ -132,8 +133,9 @@ def trained_steps(job: Path) -> list[int]:
         until = min((one.launch.checkpoint_step for one in later), default=10**9)
         events = run_folder(job) / "attempts" / f"{attempt.number:03d}" / "events"
         file = events / "rank0.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        steps = [e["step"] for e in map(json.loads, lines) if e["kind"] == "step"]
+        lines = file.read_bytes().split(b"\n") if file.exists() else []
+        said = [event for line in lines if (event := parse_event(line, 0))]
+        steps = [event.fields["step"] for event in said if event.kind == "step"]
         kept += [step for step in steps if step <= until]
     return kept
 

@@ -163,13 +163,14 @@ class Subject:
             resume=checkpoint,
             load_universal=carry.load_universal,
             ds_overrides=carry.ds_overrides,
+            trainer=finetune.__file__,
         )
         program = Finetune().program(setting)
         for file, text in program.files.items():
             (folder / file).write_text(text)
         argv = deepspeed.command(
             sys.executable,
-            (finetune.__file__, *(str(folder / file) for file in program.argv)),
+            program.argv,
             plan.world_size,
             tuple(range(plan.world_size)) if self.device == "cuda" else (),
             free_port(),

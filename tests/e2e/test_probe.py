@@ -23,6 +23,15 @@ def test_a_plan_that_the_framework_ignored_is_told_at_once_and_kept(tmp_path: Pa
     assert NOT_INSIDE in evidence.gaps
 
 
+def test_a_snapshot_is_asked_of_the_ranks_where_the_job_says_how_large(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "seen", snapshot="1MiB", proof=False)
+    assert run(job) == 0
+    given = (run_folder(job) / "attempts" / "001" / "probe" / "probe.json").read_text()
+    assert json.loads(given)["snapshot_bytes"] == 2**20
+    assert run(make_job(tmp_path / "blind", snapshot="1MiB", probe="off")) == 2
+    assert "made by the probe" in terminal(tmp_path / "blind" / "job.yaml")
+
+
 def test_a_job_may_do_without_the_probe(tmp_path: Path) -> None:
     job = make_job(tmp_path, probe="off", proof=False)
     assert run(job) == 0

@@ -12,7 +12,7 @@ from tests.e2e.fast_job import until
 from tests.e2e.real_job import begin, make_data, make_job, nobody_left, steps, story_of_steps
 from tests.e2e.test_hangs import quick_policy
 
-pytestmark = pytest.mark.train
+pytestmark = [pytest.mark.train, pytest.mark.slow]
 
 
 def test_a_stopped_rank_of_a_real_training_is_named_and_survived(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from autotune.world.host import data_bytes
@@ -67,6 +68,13 @@ def refuse_more_memory(run: Path, rank: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_DATA, (held // 2, hard))
 
 
+def last_words(run: Path, ranks: int) -> str:
+    """What the first attempt said at its end, for whoever has to find out why it was not saved."""
+    told = [f"{event}" for rank in range(ranks) for event in events(run, "001", rank)[-6:]]
+    output = (run / "attempts" / "001" / "output.log").read_text(errors="replace")
+    return "\n".join([*told, *output.splitlines()[-30:]])
+
+
 def reached(run: Path, step: int) -> bool:
     return any(e["kind"] == "step" and e["step"] >= step for e in events(run, "001", 0))
 
@@ -102,7 +110,9 @@ def test_a_training_that_is_refused_memory_goes_on_bit_for_bit_where_it_was(
     assert supervisor.wait(timeout=400) == 0, (job.parent / "terminal").read_text()
     ended = next(e for e in journal(run) if e["event"] == "attempt_ended")
     assert ended["diagnosis"]["failure"] == "device_oom"
-    assert ended["evidence"]["rescued"]["ok"], ended["evidence"]["rescued"]
+    rescued = ended["evidence"]["rescued"]
+    assert rescued is not None, last_words(run, ranks)
+    assert rescued["ok"], (rescued, last_words(run, ranks))
     last = max(event["step"] for event in steps(run, "001"))
     launches = [e for e in journal(run) if e.get("step") == "launch"]
     assert [launch["checkpoint_step"] for launch in launches] == [0, last]
@@ -135,4 +145,30 @@ def test_ranks_whose_supervisor_is_gone_do_not_hold_for_ever(tmp_path: Path) -> 
     assert begin(job).wait(timeout=400) == 0, (job.parent / "terminal").read_text()
     launches = [e for e in journal(run) if e.get("step") == "launch"]
     assert [launch["checkpoint_step"] for launch in launches] == [0, 0]
+    assert nobody_left(run)
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_a_scheduler_that_signals_all_but_the_supervisor_loses_no_step(tmp_path: Path) -> None:
+    data = make_data(tmp_path)
+    job = job_of(tmp_path / "told", data, 2, "full", 2)
+    again = POLICY.replace("when: device_oom", "when: preempted")
+    (job.parent / "again.yaml").write_text(again)
+    run = job.parent / "runs" / "real"
+    supervisor = begin(job)
+    until(lambda: reached(run, 3), "the third step", seconds=300)
+
+    for process in psutil.Process(supervisor.pid).children(recursive=True):
+        process.send_signal(signal.SIGTERM)
+
+    assert supervisor.wait(timeout=400) == 0, (job.parent / "terminal").read_text()
+    ended = next(e for e in journal(run) if e["event"] == "attempt_ended")
+    assert ended["diagnosis"]["failure"] == "preempted"
+    assert ended["evidence"]["ended_by_us"] == "preempted"
+    last = max(event["step"] for event in steps(run, "001"))
+    assert 3 <= last < STEPS
+    launches = [e for e in journal(run) if e.get("step") == "launch"]
+    assert [launch["checkpoint_step"] for launch in launches] == [0, last]
+    assert list(story_of_steps(run)) == list(range(1, STEPS + 1))
     assert nobody_left(run)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from autotune.cli.stop import stop
 from autotune.core.failure import Failure
 from tests.e2e.fast_job import (
     kill_when,
@@ -17,6 +18,7 @@ from tests.e2e.fast_job import (
     story,
     terminal,
     trained_steps,
+    until,
 )
 
 pytestmark = pytest.mark.e2e
@@ -28,6 +30,11 @@ def job_of(folder: Path, holds: str, **changes: object) -> Path:
     """Write a job that saves nothing by itself before its end."""
     checkpoints = {"every": 100, "keep": 3}
     return make_job(folder, {**REFUSED, "holds": holds}, checkpoints=checkpoints, **changes)
+
+
+def control(job: Path) -> str:
+    path = run_folder(job) / "control.json"
+    return path.read_text() if path.exists() else ""
 
 
 def resumed_at(job: Path) -> list[int]:
@@ -51,6 +58,25 @@ def test_the_last_step_before_a_refusal_is_what_the_next_attempt_starts_from(
     assert json.loads(mark.read_text())["rescued"] is True
     assert not list(run_folder(job).glob("attempts/*/rescue"))
     assert left_behind(job) == []
+
+
+def test_a_stop_asked_for_while_ranks_hold_is_seen_to_after_their_step_is_saved(
+    tmp_path: Path,
+) -> None:
+    job = job_of(tmp_path, "late")
+    supervisor = start(job)
+    until(lambda: '"save"' in control(job), "the ranks be told to save")
+    assert stop(run_folder(job)) == 0
+    until(lambda: '"save"' in control(job), "the ranks be told again")
+    (run_folder(job) / "save-now").touch()
+    assert supervisor.wait(timeout=60) == 4, terminal(job)
+    (only,) = story(job).attempts
+    assert only.evidence is not None
+    assert only.evidence.rescued is not None
+    assert only.evidence.rescued.ok
+    assert run(job) == 0
+    assert resumed_at(job)[:2] == [0, 4]
+    assert trained_steps(job) == list(range(1, 13))
 
 
 @pytest.mark.parametrize(

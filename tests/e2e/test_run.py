@@ -7,6 +7,7 @@ import signal
 import stat
 from pathlib import Path
 
+import psutil
 import pytest
 
 from autotune.cli.explain import explain
@@ -104,7 +105,7 @@ def test_the_limit_of_attempts_is_kept(tmp_path: Path) -> None:
     assert "the job allows 2" in terminal(job)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -119,6 +120,24 @@ def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(
     assert run(job) == 0
     assert trained_steps(job) == list(range(1, 41))
     assert story(job).attempts[1].launch.remedy is None
+
+
+def test_a_launcher_that_is_told_to_end_is_a_notice_and_no_step_is_lost(tmp_path: Path) -> None:
+    job = make_job(tmp_path, {"total": 40, "seconds": 0.15}, checkpoints={"every": 100, "keep": 2})
+    supervisor = start(job)
+    until(lambda: _steps(job) >= 2, "two steps")
+    (launcher,) = psutil.Process(supervisor.pid).children()
+
+    launcher.send_signal(signal.SIGUSR2)
+
+    assert supervisor.wait(timeout=60) == 0
+    first, second = story(job).attempts
+    assert first.failure is Failure.PREEMPTED
+    assert first.evidence is not None
+    assert first.evidence.step == first.evidence.checkpoint_step == second.launch.checkpoint_step
+    assert trained_steps(job) == list(range(1, 41))
+    assert "asked to stop by a signal from outside to the launcher" in terminal(job)
+    assert left_behind(job) == []
 
 
 def test_autotune_stop_does_the_same_without_a_signal(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def setting(plan: Plan, given: Job | None = None, **changes: Any) -> Setting:
 
 def train_file(*args: Any, **changes: Any) -> dict[str, Any]:
     program = TRAINER.program(setting(*args, **changes))
-    assert program.argv == ("train.json",)
+    assert program.argv == ("finetune.py", "/runs/a/attempts/003/train.json")
     read: dict[str, Any] = json.loads(program.files["train.json"])
     child.refuse_impossible(read)  # what we write is what the child accepts
     assert read["schema"] == child.SCHEMA

@@ -16,8 +16,7 @@ import pytest
 
 from autotune.cli.wiring import all_rungs
 from autotune.core.allocator import NEW_NAME, merge, parse, show
-from autotune.core.plan import Plan
-from autotune.frameworks.finetune import BLOCKING
+from autotune.core.plan import BLOCKING, Plan
 from tests import builders
 from tests.e2e.real_start import VOCABULARY, Outcome, Subject
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from autotune.cli.wiring import all_rungs
 from autotune.core.codec import from_plain, to_plain
 from autotune.core.failure import Failure
-from autotune.core.plan import Plan, changes
+from autotune.core.plan import KNOBS, Plan, changes
 from autotune.core.rung import Result, Rung, Scene
-from autotune.frameworks.finetune import Finetune
 from tests import builders
 
 RUNGS = sorted(all_rungs().values(), key=lambda rung: rung.name)
@@ -71,6 +70,7 @@ def plans(draw: st.DrawFn) -> Plan:
         optimizer=draw(st.sampled_from(["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"])),
         sequence=draw(st.integers(0, 100_000)),
         lora_rank=draw(st.integers(0, 512)) if method == "lora" else 0,
+        pins=draw(st.sampled_from([(), ("transformers<5",)])),
     )
 
 
@@ -86,6 +86,7 @@ def scenes(draw: st.DrawFn) -> Scene:
         platform=draw(st.sampled_from(["linux", "wsl", "tegra"])),
         gpus=gpus,
         broken_gpus=tuple(draw(st.lists(st.sampled_from(gpus), unique=True, max_size=2))),
+        pins=draw(st.sampled_from([(), ("peft<0.18",)])),
     )
     why = builders.diagnosis(
         draw(st.sampled_from(Failure)),
@@ -111,7 +112,7 @@ def test_a_rung_says_in_words_what_it_is(rung: Rung) -> None:
 @every_rung
 def test_a_rung_names_only_settings_that_a_plan_has_and_the_trainer_can_set(rung: Rung) -> None:
     assert rung.knobs <= FIELDS
-    assert rung.knobs <= Finetune.knobs
+    assert rung.knobs <= KNOBS
 
 
 @every_rung
@@ -155,7 +156,7 @@ def test_every_setting_a_rung_names_is_changed_by_it_somewhere(rung: Rung) -> No
     broken = builders.diagnosis(Failure.GPU_HARDWARE, rank=1)
     changed: set[str] = set()
     for plan in shapes:
-        gpus = builders.around(gpus=tuple(range(plan.world_size)))
+        gpus = builders.around(gpus=tuple(range(plan.world_size)), pins=("transformers<5",))
         scene = builders.scene(plan, broken, gpus)
         if rung.applies(scene) is None:
             changed |= {change.setting for change in changes(plan, rung.apply(scene))}

@@ -8,6 +8,7 @@ says what happened and what comes `then`:
   checkpoint, or of all it wrote, oldest first), what else is told of the diagnosis (`rank`, `cure`,
   the signature it `rests_on`, its `traits`, `figures` in GiB), and any other field of the evidence;
 - `unconverted: true`: the checkpoint could not be converted for the attempt just decided;
+- `unpinned: true`: the packages could not be pinned for it;
 - `waited: seconds` (or with the `room` it found), `proved: true`, `stop_asked: by`, or nothing, for
   the first row.
 
@@ -85,6 +86,10 @@ class Teller:
             number = self._running().attempt
             self.story = tell(self.story, Prepared(number, False, why="a shard is missing"))
             self._ended({"failure": "checkpoint_mismatch"})
+        elif kind == "unpinned":
+            number = self._running().attempt
+            self.story = tell(self.story, Prepared(number, False, why="no index", what="packages"))
+            self._ended({"failure": "missing_dependency"})
         elif kind == "waited":
             assert isinstance(self.step, Wait)
             told = given if isinstance(given, dict) else {"seconds": given}

@@ -55,6 +55,19 @@ def test_a_neighbour_seen_beside_our_rank_is_remembered_after_its_death(
     assert by_process(sampler) == []
 
 
+def test_what_was_taken_before_a_rank_held_any_was_others_wherever_ids_join(
+    rank: "subprocess.Popen[bytes]",
+) -> None:
+    view = View()
+    nvml = FakeNvml([[Held(STRANGER, 50 * GIB)]], memory=Memory(80 * GIB, 29 * GIB))
+    sampler = sampler_of(view, nvml)
+    sampler.sample()
+    view.ranks[0] = rank.pid
+    nvml.memory = Memory(80 * GIB, 9 * GIB)
+    sampler.sample()
+    assert sampler.reading()[0].device_free_before_bytes == 29 * GIB
+
+
 def test_in_a_container_nothing_is_claimed_of_neighbours(rank: "subprocess.Popen[bytes]") -> None:
     nvml = FakeNvml([[Held(STRANGER, 70 * GIB)]], memory=Memory(80 * GIB, 9 * GIB))
     sampler = sampler_of(View(ranks={0: rank.pid}), nvml)

@@ -36,6 +36,5 @@ ANIMALS = (
 # Those that need a hand from outside: run by a test of their own.
 BY_HAND = (
     "fast_python", "hanging", "interrupted", "killed_by_cgroup", "grandchild", "leaking",
-    "worker_killed",
-    "shared_memory_full", "threads_refused", "loader_worker",
+    "worker_killed", "shared_memory_full", "threads_refused", "loader_worker", "malicious",
 )  # fmt: skip

@@ -20,8 +20,8 @@ come back as others, and in those of "other_samples_in" other samples follow; "s
 attempt fail that finds an extension which an earlier run has compiled.
 
 "holds" makes ranks that are refused memory hold until their last step is saved: "well", "spoiled"
-(a file is not what its rank says), "alone" (rank 1 writes nothing) or "elsewhere" (rank 1 is at
-another step).
+(a file is not what its rank says), "alone" (rank 1 writes nothing), "elsewhere" (rank 1 is at
+another step) or "late" (not before there is a file "save-now" in the run folder).
 
 "survey" is what it answers when asked: changes to SURVEY, or "hangs", "floods" or "fails". "probes"
 {"moment": [peak, held]} is told before the first step. "step_seconds" {"8": 0.5} is how long a step
@@ -350,6 +350,8 @@ class Rank:
         """Write this rank's part of the step, once it is asked for."""
         word, holds = self.word(), self.story["holds"]
         if word.get("command") != "save" or self.answered or (self.rank and holds == "alone"):
+            return
+        if holds == "late" and not (self.events.parents[2] / "save-now").exists():
             return
         self.answered = True
         place, ranks = self.events.parent / "rescue", self.train["batch"]["world_size"]

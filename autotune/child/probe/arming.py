@@ -15,8 +15,8 @@ MARK = "AUTOTUNE_PROBE"  # names the rank's own process to everything it starts
 # Modules of this package that listen to the training, in the order in which they begin; each has
 # `listen()`, called once torch is imported.
 PARTS = (
-    "events", "stacks", "limits", "reports", "stopping", "terminating", "rescue", "trainer_hooks",
-    "engine_hooks", "loop_hooks",
+    "events", "room", "stacks", "limits", "reports", "snapshot", "marks", "stopping", "terminating",
+    "rescue", "trainer_hooks", "engine_hooks", "loop_hooks",
 )  # fmt: skip
 
 # What only starts or serves ranks: modules run with -m, and the names of their scripts.

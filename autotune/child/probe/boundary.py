@@ -11,11 +11,12 @@ import sys
 import threading
 from typing import Any
 
-from . import moments
+from . import moments, room
 
 # Held while a rank's state is written; the optimizer step waits for it.
 gate = threading.Lock()
 inside = False  # an optimizer step has begun, and its boundary was not reached
+_ended = False  # that step has ended, on the way to its boundary
 newest: Moment | None = None
 
 
@@ -46,6 +47,7 @@ class Moment:
 def listen() -> None:
     moments.on("boundary", remember)
     moments.on("engine_step_begin", step_begins)
+    moments.on("engine_step_end", step_ends)
     moments.on("eval_end", draw_again)
 
 
@@ -54,18 +56,37 @@ def remember(step: int, trainer: Any, engine: Any) -> None:
     global inside, newest
     if trainer is None or engine is None:
         return
-    moment = Moment(step, trainer, engine)
+    moment = room.with_room(lambda: Moment(step, trainer, engine))
     with gate:
         newest, inside = moment, False
 
 
 def step_begins(engine: Any) -> None:
     """Wait until nobody reads the state any more, then say that it is changing."""
-    global inside
+    global inside, _ended
     if not engine.is_gradient_accumulation_boundary():
         return
     with gate:
-        inside = True
+        inside, _ended = True, False
+
+
+def step_ends(**_: Any) -> None:
+    """The weights are updated; schedule, counters and the program's own callbacks come next."""
+    global _ended
+    _ended = inside
+
+
+def catch_up() -> None:
+    """Take the boundary of a step that is complete but for callbacks of the program's own.
+
+    Where one of them is refused memory, or waits for a rank that was, the boundary never comes.
+    """
+    last = newest
+    if last is None or not (inside and _ended):
+        return
+    counted = last.trainer.state.global_step == last.step + 1
+    if counted and last.engine.global_steps == last.engine_steps + 1:
+        remember(last.step + 1, last.trainer, last.engine)
 
 
 def draw_again(**_: Any) -> None:

@@ -23,8 +23,8 @@ def guarded(function: "Callable[..., Any]") -> "Callable[..., Any]":
 
     def safely(*args: "Any", **kwargs: "Any") -> "Any":
         global seconds, _inside
-        outermost, _inside = not _inside, True
         began = time.perf_counter()
+        outermost, _inside = not _inside, True
         try:
             return function(*args, **kwargs)
         except Exception as error:
@@ -43,10 +43,10 @@ def note(where: str, error: BaseException) -> None:
     """Count a fault, and report the first of its place."""
     global count
     count += 1
-    if where in _told:
-        return
-    _told.add(where)
     try:
+        if where in _told:
+            return
+        _told.add(where)
         from . import events
 
         text = f"{type(error).__name__}: {error}"[:500]

@@ -2,7 +2,7 @@
 
 import sys
 
-from . import events, faults, moments, state
+from . import events, faults, moments, room, state
 
 TYPE_CHECKING = False  # typing itself would be an import the program may never make
 if TYPE_CHECKING:
@@ -45,13 +45,15 @@ def report(error: BaseException) -> None:
     if _reported or not state.armed():
         return
     _reported = True
+    room.make(error)
     moments.tell("ending", error=error)
     import traceback  # the process is ending; most programs have it already
 
     from . import figures
 
     text = "".join(traceback.format_exception(error))[-8000:]
-    memory, phase = figures.memory(), state.phase
+    # Where it was seen first: by now the training that it left has ended.
+    memory, phase = figures.memory(), getattr(error, "autotune_told", state.phase)
     events.report(
         "exception", phase=phase, step=state.step, memory=memory, traceback=text, **of(error)
     )

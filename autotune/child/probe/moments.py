@@ -4,10 +4,10 @@ The moments, in the order of a run: armed() · trainer_made(trainer) · engine_m
 optimizer_made(optimizer) · steps_begin(trainer, engine) · micro_begin(inputs) · forward_begin() ·
 backward_begin() · micro_end(loss) · grad_norm(norm) · engine_step_begin(engine) ·
 engine_step_end(engine, applied) · boundary(step, trainer, engine), an optimizer step is complete ·
-eval_begin() · eval_end() · save_begin() · save_end(step, path) · refused(error, phase), an
-exception leaves a part of the training · train_end() · ending(error). Also phase(name), with each
-coarse phase. The built-in trainer's rehearsal passes through the engine before steps_begin, and
-has no boundary.
+eval_begin() · eval_end() · save_begin([step, path]) · save_end(step, path) ·
+refused(error, phase), an exception leaves a part of the training · train_end() · ending(error).
+Also phase(name), with each coarse phase. The built-in trainer's rehearsal passes through the engine
+before steps_begin, and has no boundary.
 """
 
 from . import faults, state
@@ -35,4 +35,7 @@ def tell(name: str, /, **objects: "Any") -> None:
     """Let everybody hear who listens; nothing comes back, and nothing is raised."""
     if state.armed():
         for listener in _listeners.get(name, ()):
-            listener(**objects)
+            try:
+                listener(**objects)
+            except Exception:  # its guard was refused memory itself; the next may need none
+                faults.count += 1

@@ -17,17 +17,9 @@ import time
 import traceback
 from typing import Any
 
-from . import boundary, events, faults, moments, settings, shards, state, watcher
+from . import boundary, events, faults, moments, room, settings, shards, state, watcher
 
 WAIT_SECONDS = 0.05
-# What torch, oneDNN and the kernel say where an allocation was refused; an exception of a type of
-# its own says so without words. The words of oneDNN prove nothing alone, and need not: a rank held
-# for nothing is released as soon as its state is saved.
-WORDS = (
-    "out of memory", "can't allocate memory", "could not create a primitive",
-    "could not execute a primitive", "could not create a memory object", "cannot allocate memory",
-)  # fmt: skip
-TYPES = ("OutOfMemoryError", "MemoryError")
 
 _released = threading.Event()
 _prepared: list[bool] = []
@@ -41,9 +33,8 @@ def listen() -> None:
     boundary.listen()
     watcher.listen()
     watcher.when_told("save", save)
-    for command in ("release", "stop", "end"):
+    for command in ("release", "end"):
         watcher.when_told(command, release)
-    moments.on("refused", make_room)
     moments.on("engine_made", prepare)
 
 
@@ -59,51 +50,24 @@ def prepare(**_: Any) -> None:
         _stream = torch.cuda.Stream()
 
 
-def make_room(error: BaseException, **_: Any) -> None:
-    """Before anybody tells of it: what follows a refusal needs a little memory."""
-    if is_refusal(error):
-        lift_limit()
-
-
 def refused(error: BaseException, phase: str) -> None:
     """An exception leaves forward, backward, step, evaluation or save: hold it, if that helps."""
-    if not is_refusal(error):
+    if not room.is_refusal(error):
         return
-    why = why_not()
+    why = why_not()  # first: it may find one step more
     step = None if boundary.newest is None else boundary.newest.step
+    began = time.perf_counter()
+    if why is None:
+        let_go(error)  # first: telling needs room too
     events.emit("holds", step=step, phase=phase, why=why)
     if why is None:
-        began = time.perf_counter()
-        let_go(error)
         hold()
         faults.seconds -= time.perf_counter() - began  # this costs a training nothing any more
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Whether this exception, or one it was raised from, says that memory was refused."""
-    seen: set[int] = set()
-    chain: BaseException | None = error
-    while chain is not None and id(chain) not in seen:
-        seen.add(id(chain))
-        if type(chain).__name__ in TYPES or any(word in str(chain).lower() for word in WORDS):
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
-
-
-def lift_limit() -> None:
-    """Raise the soft limit to the hard one."""
-    import resource
-
-    try:
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
-    except (OSError, ValueError):  # then it is tried with what there is
-        pass
-
-
 def why_not() -> str | None:
     """The sentence why nothing can be saved here; None where it can."""
+    faults.guarded(boundary.catch_up)()
     moment = boundary.newest
     if moment is None:
         return "no optimizer step was completed in this attempt"
@@ -113,6 +77,8 @@ def why_not() -> str | None:
         shards.check(moment.engine)
     except shards.CannotSave as cannot:
         return str(cannot)
+    except Exception as error:
+        return f"whether it can be saved could not be found out ({type(error).__name__}: {error})"
     return None
 
 
@@ -147,7 +113,7 @@ def save(word: dict[str, Any]) -> None:
     if order <= _answered:
         return
     _answered = order
-    lift_limit()
+    room.lift()
     given = settings.get("rescue")
     began = time.monotonic()
     told: dict[str, Any] = {"id": order, "step": step, "rank": state.rank()}
@@ -156,6 +122,7 @@ def save(word: dict[str, Any]) -> None:
         # A rank may still be on its last lines of the step; the device may still work on it.
         while boundary.committed_step() != step and time.monotonic() < until:
             time.sleep(WAIT_SECONDS)
+            boundary.catch_up()
         with boundary.gate:
             moment = boundary.newest
             if moment is None or boundary.committed_step() != step:

@@ -2,7 +2,7 @@
 
 Keys of probe.json: schema, attempt, events (folder), stacks (folder), control (file), limit (null
 or device and bytes), own_events (the trainer reports for itself), rescue (null or folder and
-seconds).
+seconds), snapshot_bytes (the most that a memory snapshot may take on disk; 0: none is made).
 """
 
 import os

@@ -1,9 +1,10 @@
-"""Turns SIGTERM, where the program has no handler, into a save at the next step boundary.
+"""Turns SIGTERM and a scheduler's notices into a save at the next step boundary.
 
-The answer is given by a thread, woken by the signal's arrival in C: the main thread may be waiting
-in a collective where no handler of Python's would ever run. A second signal, one that the
-supervisor sends to end things, one after a peer's death and one before the first step end the
-process as if we were not there.
+Only where the program has no handler. The answer is given by a thread, woken by the signal's
+arrival in C: the main thread may be waiting in a collective where no handler of Python's would ever
+run. A SIGTERM by which the supervisor means the end, one after a peer's death and one before the
+first step end the process as if we were not there; a scheduler, its launcher and the supervisor
+may all send one for the same end, so a second one is no hurry.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import functools
 import os
 import signal
 import threading
+from collections.abc import Iterable
 from typing import Any
 
-from . import control, faults, moments, settings, state
+from . import control, events, faults, moments, settings, state
 
 STACK_BYTES = 256 * 1024  # of the thread; a default one would count 8 MiB against the limit
+
+NOTICES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def listen() -> None:
@@ -25,10 +29,11 @@ def listen() -> None:
 
 
 def answer(**_: Any) -> None:
-    """Take the signal where Python's default has it, in the main thread, once."""
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return
+    """Take the signals that the program leaves to their default, in the main thread, once."""
     if threading.current_thread() is not threading.main_thread() or state.trainer is None:
+        return
+    ours = [number for number in NOTICES if is_free(number)]
+    if not ours:
         return
     awake, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     os.set_blocking(awake, True)
@@ -38,51 +43,69 @@ def answer(**_: Any) -> None:
         os.close(awake)
         os.close(wake)
         return
-    signal.signal(signal.SIGTERM, nothing)
-    signal.siginterrupt(signal.SIGTERM, False)  # system calls of native code go on
+    for number in ours:
+        signal.signal(number, nothing)
+        signal.siginterrupt(number, False)  # system calls of native code go on
     size = threading.stack_size(STACK_BYTES)
     threading.Thread(target=listen_for, args=(awake,), name="autotune-term", daemon=True).start()
     threading.stack_size(size)
-    # A forked child, a loader's worker above all, must die of the signal as ever.
+    # A forked child, a loader's worker above all, must die of SIGTERM as ever.
     # Held back meanwhile: it must not reach the child while that still answers as we do.
     os.register_at_fork(
-        before=functools.partial(mask, signal.SIG_BLOCK),
-        after_in_parent=functools.partial(mask, signal.SIG_UNBLOCK),
-        after_in_child=faults.guarded(forget),
+        before=functools.partial(mask, signal.SIG_BLOCK, ours),
+        after_in_parent=functools.partial(mask, signal.SIG_UNBLOCK, ours),
+        after_in_child=faults.guarded(functools.partial(forget, ours)),
     )
+
+
+def is_free(number: int) -> bool:
+    """Whether nobody has taken this signal, neither in Python nor in native code (faulthandler)."""
+    if signal.getsignal(number) is not signal.SIG_DFL:
+        return False
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            caught = next(line.split()[1] for line in status if line.startswith("SigCgt:"))
+        return not int(caught, 16) >> (number - 1) & 1
+    except (OSError, StopIteration, ValueError):
+        return number == signal.SIGTERM
 
 
 def nothing(*_: Any) -> None:
     """Python's own part of the answer."""
 
 
-def forget() -> None:
-    """Be as if we had never been, in a child that was forked."""
+def forget(ours: Iterable[int]) -> None:
+    """Be as if we had never been, in a child that was forked; a notice is none for it."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    mask(signal.SIG_UNBLOCK)
+    for number in ours:
+        ends = number == signal.SIGTERM
+        signal.signal(number, signal.SIG_DFL if ends else signal.SIG_IGN)
+    mask(signal.SIG_UNBLOCK, ours)
 
 
-def mask(how: int) -> None:
-    signal.pthread_sigmask(how, {signal.SIGTERM})
+def mask(how: int, ours: Iterable[int]) -> None:
+    signal.pthread_sigmask(how, ours)
 
 
 def listen_for(awake: int) -> None:
     """Wait for the signal's number; others come along here too."""
     while True:
         for number in os.read(awake, 64):
-            if number == signal.SIGTERM:
-                faults.guarded(told_to_end)()
+            if number in NOTICES:
+                faults.guarded(told_to_end)(number)
 
 
-def told_to_end() -> None:
-    """Ask for a stop, or end now where no boundary will come or nobody waits for one."""
-    if signal.getsignal(signal.SIGTERM) is not nothing:  # the program has one of its own by now
+def told_to_end(number: int) -> None:
+    """Ask for a stop; end now of SIGTERM where no boundary will come or nobody waits for one."""
+    if signal.getsignal(number) is not nothing:  # the program has one of its own by now
         return
-    if not state.training or control.command() in ("stop", "end", "release") or a_peer_is_gone():
-        end_now()
-    else:
-        control.ask_stop(f"supervisor: rank {state.rank()} was told to end by SIGTERM")
+    if not state.training or control.command() in ("end", "release") or a_peer_is_gone():
+        if number == signal.SIGTERM:
+            end_now()
+    elif control.command() != "stop":
+        name = signal.Signals(number).name
+        events.emit("told_to_end", signal=name)
+        control.ask_stop(f"supervisor: rank {state.rank()} was told to end by {name}")
 
 
 def end_now() -> None:

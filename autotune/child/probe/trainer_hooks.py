@@ -150,14 +150,19 @@ def eval_end(*_: Any, **__: Any) -> None:
     moments.tell("eval_end")
 
 
-def save_begin(*_: Any, **__: Any) -> None:
+def save_begin(trainer: Any, *_: Any, **__: Any) -> None:
     moments.enter("save")
-    moments.tell("save_begin")
+    moments.tell("save_begin", **where_saved(trainer))
 
 
 def save_end(_: Any, trainer: Any, *__: Any, **___: Any) -> None:
     """This rank has written its part; the checkpoint is whole when all ranks have said so."""
+    moments.tell("save_end", **where_saved(trainer))
+    moments.enter("train")
+
+
+def where_saved(trainer: Any) -> dict[str, Any]:
+    """The step that is saved, and the folder it is saved into."""
     step = int(trainer.state.global_step)
     path = os.path.join(trainer._get_output_dir(None), f"checkpoint-{step}")
-    moments.tell("save_end", step=step, path=os.path.abspath(path))
-    moments.enter("train")
+    return {"step": step, "path": os.path.abspath(path)}

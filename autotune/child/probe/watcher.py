@@ -36,8 +36,9 @@ def begin(**_: Any) -> None:
         return
     before = threading.stack_size(STACK_BYTES)
     try:
-        _thread = threading.Thread(target=watch, name="autotune-watcher", daemon=True)
-        _thread.start()
+        thread = threading.Thread(target=watch, name="autotune-watcher", daemon=True)
+        thread.start()
+        _thread = thread
     finally:
         threading.stack_size(before)
 

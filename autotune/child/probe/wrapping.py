@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from . import faults, moments, state
+from . import faults, moments, room, state
 
 # Methods that run now, by name and object: one that calls its parent's is still the same call.
 _inside: set[tuple[str, int]] = set()
@@ -60,9 +60,10 @@ def owner_of(kind: type, name: str) -> type:
 
 def refuse(error: BaseException) -> None:
     """Tell of an exception where it is seen first: in the innermost of what it leaves."""
+    room.make(error)
     if getattr(error, "autotune_told", False):
         return
     # One with slots cannot be marked; it is told of once for each method it leaves.
     with contextlib.suppress(AttributeError):
-        error.autotune_told = True  # type: ignore[attr-defined]
+        error.autotune_told = state.phase  # type: ignore[attr-defined]
     moments.tell("refused", error=error, phase=state.phase)
