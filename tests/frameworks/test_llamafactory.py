@@ -105,7 +105,7 @@ def setting(of: Job, found: Looked, plan: Plan, **changes: Any) -> Setting:
     given = Setting(
         job=of,
         looked=found,
-        job_folder="/home/u/work",
+        job_folder="/home/u/project",
         plan=plan,
         device="cuda",
         attempt=2,
@@ -270,7 +270,7 @@ def test_it_is_launched_by_its_own_launcher_with_the_jobs_python() -> None:
         "train",
         "/run/attempts/002/train.yaml",
     )
-    assert program.folder == "/home/u/work"
+    assert program.folder == "/home/u/project"
     assert program.env["FORCE_TORCHRUN"] == "1"
     assert program.env["NPROC_PER_NODE"] == "2"
     assert program.env["MASTER_PORT"] == "29999"
@@ -319,15 +319,15 @@ def test_the_known_good_starts_from_anywhere_at_the_plan_that_ran() -> None:
     plan = TOOL.start(of, found, 2).but(micro_batch=2, accumulation=4, zero_stage=3)
     good = TOOL.known_good(setting(of, found, plan, folder="/run/known-good"))
     ours = YAML(typ="safe", pure=True).load(good.files["train.yaml"])
-    assert ours["model_name_or_path"] == "/home/u/work/model"
-    assert ours["dataset_dir"] == "/home/u/work/data"
+    assert ours["model_name_or_path"] == "/home/u/project/model"
+    assert ours["dataset_dir"] == "/home/u/project/data"
     assert ours["deepspeed"] == "/run/known-good/ds_config.json"
     assert ours["output_dir"] == "/run/known-good/output"
     assert "resume_from_checkpoint" not in ours
     assert ours["save_steps"] == 500, "the user's own"
     again = job(**{"settings": dict(good.settings)})
     files = {f"/run/known-good/{name}": text for name, text in good.files.items()}
-    files["/home/u/work/data/dataset_info.json"] = json.dumps(DATASETS)
+    files["/home/u/project/data/dataset_info.json"] = json.dumps(DATASETS)
     assert TOOL.start(again, looked(again, **files), 2) == plan
     assert TOOL.ranks(again, looked(again, **files)) == 2
     assert not TOOL.faults(again, looked(again, **files), 2, "job.yaml")
