@@ -1,8 +1,8 @@
 """The parsers that read what others wrote, each as one function of bytes, with texts to begin from.
 
 A target may refuse its input with an AutotuneError, which is a sentence; anything else it raises is
-a fault of ours. Used with seeded mutations by tests/test_fuzz.py, and with coverage by
-tests/bench/fuzz.py.
+a fault of ours. tests/test_fuzz.py draws a few hundred mutations of each, tests/bench/fuzz.py as
+many as time allows.
 """
 
 import json

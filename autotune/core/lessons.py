@@ -30,7 +30,6 @@ def lesson_of(attempt: Attempt, foresight: Foresight) -> Lesson:
         fragmentation_bytes=missing,
         allocated_bytes=held,
         ran_peak=_peak(seen, foresight) if seen.finished else None,
-        step_seconds=seen.pace.seconds if seen.pace else None,
         sequence=foresight.workload(attempt.plan).sequence,
     )
 

@@ -142,14 +142,6 @@ def known_of(
     return {plan: _known(ones) for plan, ones in found.items()}
 
 
-def step_seconds_of(
-    outcomes: Iterable[Outcome], subject: Subject, device_name: str
-) -> dict[Plan, float]:
-    """Return measured seconds per optimizer step, by plan, to calibrate the prediction of time."""
-    known = known_of(outcomes, subject, device_name)
-    return {plan: one.step_seconds for plan, one in known.items() if one.step_seconds is not None}
-
-
 def _known(ones: Sequence[Outcome]) -> Known:
     # Middles, so that one odd night among three does not decide.
     peaks = [one.measured_bytes for one in ones if one.measured_bytes is not None]

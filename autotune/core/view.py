@@ -51,7 +51,6 @@ class View:
     course: Course = field(default_factory=Course)
     longest: int | None = None  # tokens of the longest row, padded, where the ranks looked for it
     inside: set[int] = field(default_factory=set)  # ranks that the probe reports from
-    probe_seconds: float | None = None  # that rank 0's hooks took of its training
     _refused: dict[int, RankException] = field(default_factory=dict)  # raised, perhaps caught
     _probe_gaps: list[Gap] = field(default_factory=list)
     _saved: dict[int, set[int]] = field(default_factory=dict)  # ranks that wrote, by step
@@ -134,9 +133,8 @@ class View:
     def _see_left(self, rank: int, _: Event) -> None:
         self._end(rank)
 
-    def _see_probe_cost(self, rank: int, event: Event) -> None:
-        if rank == 0:
-            self.probe_seconds = number(event.get("seconds"))
+    def _see_probe_cost(self, _: int, __: Event) -> None:
+        """Nothing is decided by it; it stays in the file for who measures."""
 
     @property
     def trail(self) -> Trail | None:

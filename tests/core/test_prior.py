@@ -22,7 +22,6 @@ from autotune.core.prior import (
     known_of,
     prior_from,
     pruned,
-    step_seconds_of,
 )
 from tests.builders import plan
 from tests.outcomes import LLAMA, MIB, outcome, shape, subject
@@ -148,9 +147,7 @@ def test_one_odd_night_among_three_does_not_decide() -> None:
 
 def test_a_plan_that_only_died_has_no_peak_and_its_seconds_calibrate() -> None:
     died = outcome(900, died=True, of=plan(micro_batch=16), step_seconds=3.0)
-    silent = outcome(step_seconds=None)
     assert known(died)[plan(micro_batch=16)] == Known(None, 3.0)
-    assert step_seconds_of([died, silent], subject(), "") == {plan(micro_batch=16): 3.0}
 
 
 def test_another_card_says_nothing_of_seconds() -> None:

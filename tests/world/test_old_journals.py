@@ -1,7 +1,7 @@
 """Journals that earlier versions wrote still load, whole and cut at any line.
 
-Each file of tests/journals is the journal of one run under one version, as it was written; a
-version that changes what a journal holds adds its own.
+Each file of tests/journals is the journal of one run under one version, as it was written but
+for the name of the boot; a version that changes what a journal holds adds its own.
 """
 
 from pathlib import Path

@@ -172,22 +172,6 @@ def after_fragmentation(belief: Belief, plan: Plan, lost: int, allocated: int) -
     )
 
 
-def handed_on(belief: Belief) -> Belief:
-    """Return what a later run of the same kind of job may start from: the bias alone."""
-    if not belief.sightings:
-        return dataclasses.replace(belief, outside_error=None, at_least={})
-    spread = sum(one.spread for one in belief.sightings) / len(belief.sightings)
-    job = [OF_THE_JOB * belief.open_share * spread * one.spread for one in belief.sightings]
-    mean = belief.bias + sum(k * w for k, w in zip(job, belief._weights, strict=True))
-    known = sum(
-        k * sum(a * b for a, b in zip(row, job, strict=True))
-        for row, k in zip(belief._inverse, job, strict=True)
-    )
-    prior = OF_THE_JOB * belief.open_share * spread**2
-    left = belief.open_share * min(1.0, max(0.0, 1.0 - known / prior)) if prior else 0.0
-    return Belief(kept(mean), left, fragmentation=belief.fragmentation)
-
-
 def grows(plan: Plan) -> bool:
     """Return whether the plan's allocator grows its segments instead of leaving gaps."""
     return dict(plan.allocator).get("expandable_segments", "").lower() == "true"

@@ -29,7 +29,6 @@ class Lesson:
     fragmentation_bytes: int | None = None  # reserved minus allocated at the out-of-memory
     allocated_bytes: int | None = None  # then
     ran_peak: int | None = None  # of a whole training, or of a rehearsal of its longest batch
-    step_seconds: float | None = None  # per optimizer step
     sequence: int | None = None  # tokens of the longest row, which the forecast is of
 
 
@@ -62,8 +61,3 @@ def learn(prior: Belief, lessons: Iterable[Lesson]) -> Belief:
         if one.ran_peak is not None:
             belief = after_peak(belief, one.plan, one.forecast, one.ran_peak)
     return belief
-
-
-def step_times(lessons: Iterable[Lesson]) -> dict[Plan, float]:
-    """Return measured seconds per optimizer step by plan; the last measurement counts."""
-    return {one.plan: one.step_seconds for one in lessons if one.step_seconds}

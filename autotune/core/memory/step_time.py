@@ -58,11 +58,6 @@ def step_seconds(workload: Workload) -> float:
     return passes + _update(workload, speed, trained, passes)
 
 
-def relative_step_time(workload: Workload, reference: Workload) -> float:
-    """Return seconds per optimizer step over those of `reference`, for the same global batch."""
-    return step_seconds(workload) / step_seconds(reference)
-
-
 def calibrated(
     predicted: Callable[[Plan], float], measured: Mapping[Plan, float]
 ) -> Callable[[Plan], float]:

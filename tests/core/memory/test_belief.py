@@ -14,7 +14,6 @@ from autotune.core.memory.belief import (
     after_peak,
     after_probes,
     centre,
-    handed_on,
     interval,
     p_fit,
 )
@@ -110,18 +109,6 @@ def test_fragmentation_is_added_only_where_segments_do_not_grow() -> None:
     assert centre(belief, growing, forecast(10)) == pytest.approx(10 * GIB, rel=0.001)
 
 
-def test_a_later_run_starts_from_the_bias_and_is_less_open_about_it() -> None:
-    belief = NOTHING
-    for micro in (8, 4, 2):
-        size = a_plan(micro_batch=micro, accumulation=8 // micro)
-        belief = after_peak(belief, size, forecast(micro), int(1.1 * micro * GIB))
-    later = handed_on(belief)
-    assert 1.03 * 5 * GIB < centre(later, a_plan(), forecast(5)) < 1.1 * 5 * GIB
-    assert width(later, a_plan(), forecast(5)) < width(NOTHING, a_plan(), forecast(5))
-    assert not later.sightings
-    assert not later.at_least
-
-
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["load", "forward", "whole", "oom", "peak"]),
@@ -158,4 +145,3 @@ def test_no_evidence_leads_outside_of_what_is_proper(
         assert chance <= p_fit(belief, plan, of, 2 * capacity)
         low, high = interval(belief, plan, of)
         assert 0 <= low <= centre(belief, plan, of) <= high
-    assert 0.0 <= handed_on(belief).open_share <= 1.0

@@ -5,7 +5,7 @@ import pytest
 from autotune.core.failure import Failure
 from autotune.core.memory.belief import Belief, centre, p_fit
 from autotune.core.memory.forecast import Moment
-from autotune.core.memory.learning import Lesson, bound_of, learn, step_times
+from autotune.core.memory.learning import Lesson, bound_of, learn
 from tests.core.memory.foretold import GIB, a_plan, forecast, probe
 
 
@@ -58,13 +58,3 @@ def test_a_pass_over_short_rows_or_few_says_nothing_of_the_longest_batch() -> No
         assert learn(Belief(), [short]) == Belief()
     whole = Lesson(plan, of, (probe(Moment.BACKWARD, 9.5, sequence=512, rows=8),), sequence=512)
     assert centre(learn(Belief(), [whole]), plan, of) == pytest.approx(9.5 * GIB, rel=0.01)
-
-
-def test_the_last_measured_step_time_of_a_plan_counts() -> None:
-    plan, other = a_plan(), a_plan(micro_batch=4)
-    lessons = [
-        Lesson(plan, forecast(9), step_seconds=3.0),
-        Lesson(other, forecast(9)),
-        Lesson(plan, forecast(9), step_seconds=2.0),
-    ]
-    assert step_times(lessons) == {plan: 2.0}
