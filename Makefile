@@ -1,6 +1,6 @@
 # make demo   installs into .venv and runs configs/quickstart.yaml in a new run folder
 # make test   installs and runs the tests, real trainings among them
-# make check  linters, types and the tests that start no training
+# make check  linters, types and unit tests
 # make clean  removes what these made; run folders and your own files stay
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ DEMO_RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 BIN := $(VENV)/bin
 DATA := configs/quickstart_data
-STARTS_NO_TRAINING := not e2e and not train and not slow and not gpu
+UNIT := not e2e and not train and not long and not slow and not gpu
 # Much of a test is waiting; a file's tests stay together, since they share what they trained.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
@@ -30,7 +30,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m '$(STARTS_NO_TRAINING)' $(PYTEST)
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m '$(UNIT)' $(PYTEST)
 
 clean:
 	rm -rf $(VENV) $(DATA) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -97,6 +97,7 @@ def job(**changes: Any) -> Job:
 
 
 @cache
+@cache
 def shipped(name: str = "default") -> Policy:
     """Return a policy of those that come with autotune."""
     return load_policy(find_policy(name, Path()), all_rungs())

@@ -24,6 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 REAL = {"train", "slow", "gpu"}
 LEFT_SINCE = pytest.StashKey[float]()
+BY_MODULE = pytest.StashKey[dict[str, list[pytest.Item]]]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -53,11 +54,21 @@ def compiled_ops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ops")
 
 
+def _items_of(request: pytest.FixtureRequest) -> list[pytest.Item]:
+    """Return the chosen tests of a module."""
+    session = request.session
+    if BY_MODULE not in session.stash:
+        found: dict[str, list[pytest.Item]] = {}
+        for item in session.items:
+            found.setdefault(item.nodeid.split("::")[0], []).append(item)
+        session.stash[BY_MODULE] = found
+    return session.stash[BY_MODULE][request.node.nodeid]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _warm_ops(request: pytest.FixtureRequest, compiled_ops: Path) -> Iterator[None]:
     """Let real trainings find what was compiled before, in this session or an earlier one."""
-    items = request.session.items
-    if not any(mark.name in REAL for item in items for mark in item.iter_markers()):
+    if not any(mark.name in REAL for item in _items_of(request) for mark in item.iter_markers()):
         yield
         return
     try:

@@ -10,6 +10,8 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from autotune.core.record import AttemptStarted, Decided, StopAsked, Wait, Waited
 from autotune.core.rhythm import Work
 from autotune.edges import Exit, Interrupts
@@ -109,6 +111,7 @@ class Weekly:
         return Interrupts()
 
 
+@pytest.mark.long
 def test_a_week_of_watching_grows_neither_memory_nor_threads_nor_descriptors(
     tmp_path: Path,
 ) -> None:

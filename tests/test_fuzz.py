@@ -5,6 +5,8 @@ import pytest
 from tests.fuzz_targets import mutations, survives, targets
 
 SEED, COUNT = 20261121, 250
+pytestmark = pytest.mark.long
+
 SLOW = {"policy": 50}  # a long file, read whole each time
 
 

@@ -299,6 +299,7 @@ def test_a_hole_of_terabytes_in_the_place_of_events_is_left_out(tmp_path: Path) 
     assert folder.gaps()
 
 
+@pytest.mark.long
 def test_a_journal_of_deep_or_endless_lines_is_refused_in_words(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text("[" * 100_000 + "\n")
@@ -329,6 +330,7 @@ def test_a_fault_in_a_file_gives_no_orders_either(tmp_path: Path) -> None:
     assert "\x1b" not in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "text",
     [

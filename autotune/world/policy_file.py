@@ -1,6 +1,7 @@
 """Reads a policy by name or path, and refuses what it does not fully understand."""
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 from autotune.core.fault import Fault, InputError, nearest
@@ -29,7 +30,7 @@ def find_policy(named: str, job_folder: Path) -> Path:
 
 def load_policy(path: Path, rungs: dict[str, Rung]) -> Policy:
     """Return the policy; raises InputError with every fault at once."""
-    document = read_document(path)
+    document = _document(path)
     if isinstance(document.value, dict) and "extends" in document.value:
         derived = validate(Derived, document)
         unknown = [name for name in derived.without if name not in rungs]
@@ -57,9 +58,19 @@ def digest(policy: Policy) -> str:
     return hashlib.sha256(policy.model_dump_json(by_alias=True).encode()).hexdigest()[:16]
 
 
+def _document(path: Path) -> Document:
+    return _shipped_document(path) if path.parent == policy_folder() else read_document(path)
+
+
+@cache
+def _shipped_document(path: Path) -> Document:
+    # Half a second of a core, and a derived policy, its base and a check of both all ask for it.
+    return read_document(path)
+
+
 def _shipped(name: str, document: Document, rungs: dict[str, Rung]) -> Policy:
     path = find_policy(name, document.path.parent)
-    base = read_document(path)
+    base = _document(path)
     if path == document.path or (isinstance(base.value, dict) and "extends" in base.value):
         text = f"`{name}` is itself derived from another policy"
         raise InputError(Fault(text, document.where("extends"), "name one with rules of its own"))

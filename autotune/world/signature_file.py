@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +33,15 @@ class SignatureFileError(InputError):
 
 def load_signatures(path: Path | None = None, device: str | None = None) -> Signatures:
     """Return the signatures for a job on `device`; without a path, those shipped with autotune."""
-    path = path or policy_folder() / SIGNATURES
+    return Signatures(_entries(path) if path else _shipped(), device)
+
+
+@cache
+def _shipped() -> tuple[Signature, ...]:
+    return _entries(policy_folder() / SIGNATURES)
+
+
+def _entries(path: Path) -> tuple[Signature, ...]:
     try:
         loaded = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
     except MarkedYAMLError as error:
@@ -49,7 +58,7 @@ def load_signatures(path: Path | None = None, device: str | None = None) -> Sign
     entries = loaded["signatures"] or []
     signatures = tuple(_Entry(path, entry).signature() for entry in _maps(path, entries))
     _refuse_twins(path, entries, signatures)
-    return Signatures(signatures, device)
+    return signatures
 
 
 def _maps(path: Path, entries: Any) -> Iterable[CommentedMap]:

@@ -1,8 +1,12 @@
 """Under simulated neighbours no plan is changed for their sake, and ours are not their fault."""
 
+import pytest
+
 from tests.bench.neighbours import World, simulate
 
 SEEDS = 60
+
+pytestmark = pytest.mark.long
 
 
 def test_no_rung_is_taken_for_a_neighbour_and_every_job_that_fits_trains_by_its_own_plan() -> None:

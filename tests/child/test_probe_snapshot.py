@@ -32,6 +32,7 @@ for step in range(4):
 """
 
 
+@pytest.mark.long
 def test_a_real_refusal_shows_what_filled_the_rank(tmp_path: Path) -> None:
     probed = Probed(tmp_path, {"snapshot_bytes": 2**20})
     env = {**probed.environment(more_path=""), "OMP_NUM_THREADS": "1"}
@@ -55,6 +56,7 @@ def test_a_real_refusal_shows_what_filled_the_rank(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.draft"))
 
 
+@pytest.mark.long
 def test_nothing_is_written_where_nobody_asked(tmp_path: Path) -> None:
     probed = Probed(tmp_path)
     env = {**probed.environment(more_path=""), "OMP_NUM_THREADS": "1"}

@@ -18,6 +18,8 @@ from autotune.child import trace as tracing
 from autotune.core.memory.traced import Untraced
 from autotune.world.tracing import Tracer, trace
 
+pytestmark = pytest.mark.long
+
 SMALL: dict[str, Any] = {
     "hidden_size": 128, "num_hidden_layers": 7, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 320, "vocab_size": 1000, "pad_token_id": 0,

@@ -56,6 +56,19 @@ def test_batches_and_ranks_are_read_from_the_users_own_command(tmp_path: Path) -
     assert ground.looked.model_config == MODEL
 
 
+def test_a_model_of_a_hub_is_read_where_the_training_will_find_it(tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    kept = tmp_path / "caches" / "hub" / "models--an-owner--a-model"
+    (kept / "snapshots" / commit).mkdir(parents=True)
+    (kept / "snapshots" / commit / "config.json").write_text(json.dumps(MODEL))
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    line = ["python", "train.py", "--model_name_or_path", "an-owner/a-model"]
+    there = {"HF_HOME": str(tmp_path / "caches")}
+    assert laid(make_job(tmp_path, *line, env=there)).looked.model_config == MODEL
+    assert laid(make_job(tmp_path, *line, env={"HF_HOME": "none"})).looked.model_config is None
+
+
 def test_a_job_that_says_the_same_batch_agrees_and_another_is_refused(tmp_path: Path) -> None:
     assert laid(make_job(tmp_path, batch={"global": 4, "micro": 4}))
     ((said, where),) = faults(make_job(tmp_path, batch={"global": 8, "micro": 4}))

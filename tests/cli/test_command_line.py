@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
     "settings:\n  model: {model_type: llama}\n  tokenizer: tokenizer\n  method: full\n"

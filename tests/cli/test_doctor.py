@@ -13,6 +13,8 @@ from autotune.core.doctor.facts import Needs
 from autotune.core.fault import InputError
 from tests.e2e.fast_job import make_job
 
+pytestmark = pytest.mark.long
+
 
 def doctor(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(

@@ -44,6 +44,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_explained(
     assert "host_oom" in shown.out
 
 
+@pytest.mark.long
 def test_a_long_log_costs_no_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "long.log"
     with log.open("w") as stream:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 TRAINING_STACK = {"torch", "transformers", "deepspeed", "peft", "accelerate", "bitsandbytes"}
 LATE = {"ahocorasick_rs", "pydantic", "rich", "ruamel", "structlog", "psutil", "pynvml", "tenacity"}

@@ -63,6 +63,7 @@ starts = st.builds(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", ["default", "same_result"])
 @settings(max_examples=200)
 @given(

@@ -3,9 +3,10 @@
 import copy
 import dataclasses
 import json
+from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune.cli.wiring import all_rungs
@@ -23,6 +24,15 @@ FAR_ENOUGH = 20
 
 every_rung = pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
 every_change = pytest.mark.parametrize("rung", CHANGING, ids=lambda rung: rung.name)
+
+
+def in_any_scene(test: Callable[[Scene], None]) -> Callable[[], None]:
+    """Draw scenes once for all rungs: drawing one takes fifty times as long as asking a rung."""
+    return settings(max_examples=100)(given(scene=scenes())(test))
+
+
+def applicable(rungs: list[Rung], scene: Scene) -> list[Rung]:
+    return [rung for rung in rungs if rung.applies(scene) is None]
 
 
 @st.composite
@@ -115,32 +125,29 @@ def test_a_rung_names_only_settings_that_a_plan_has_and_the_trainer_can_set(rung
     assert rung.knobs <= KNOBS
 
 
-@every_rung
-@given(scene=scenes())
-def test_a_rung_says_yes_or_the_sentence_why_not(rung: Rung, scene: Scene) -> None:
-    answer = rung.applies(scene)
-    assert answer is None or (len(answer.split()) > 2 and "\n" not in answer)
-    assert answer is None or not answer.endswith(".")
-    assert answer == rung.applies(scene)
+@in_any_scene
+def test_a_rung_says_yes_or_the_sentence_why_not(scene: Scene) -> None:
+    for rung in RUNGS:
+        answer = rung.applies(scene)
+        assert answer is None or (len(answer.split()) > 2 and "\n" not in answer), rung.name
+        assert answer is None or not answer.endswith("."), rung.name
+        assert answer == rung.applies(scene), rung.name
 
 
-@every_rung
-@given(scene=scenes())
-def test_a_rung_leaves_its_input_alone_and_answers_the_same_twice(rung: Rung, scene: Scene) -> None:
+@in_any_scene
+def test_a_rung_leaves_its_input_alone_and_answers_the_same_twice(scene: Scene) -> None:
     before = copy.deepcopy(scene)
-    if rung.applies(scene) is None:
-        assert rung.apply(scene) == rung.apply(scene)
-    assert scene == before
+    for rung in applicable(RUNGS, scene):
+        assert rung.apply(scene) == rung.apply(scene), rung.name
+        assert scene == before, rung.name
 
 
-@every_change
-@given(scene=scenes())
-def test_a_rung_changes_something_and_only_what_it_names(rung: Rung, scene: Scene) -> None:
-    if rung.applies(scene) is not None:
-        return
-    changed = {change.setting for change in changes(scene.plan, rung.apply(scene))}
-    assert changed
-    assert changed <= rung.knobs
+@in_any_scene
+def test_a_rung_changes_something_and_only_what_it_names(scene: Scene) -> None:
+    for rung in applicable(CHANGING, scene):
+        changed = {change.setting for change in changes(scene.plan, rung.apply(scene))}
+        assert changed, rung.name
+        assert changed <= rung.knobs, rung.name
 
 
 @every_change
@@ -163,30 +170,41 @@ def test_every_setting_a_rung_names_is_changed_by_it_somewhere(rung: Rung) -> No
     assert changed == rung.knobs
 
 
-@every_rung
-@given(scene=scenes())
-def test_a_rung_keeps_the_global_batch_exactly(rung: Rung, scene: Scene) -> None:
-    if rung.applies(scene) is None:
-        assert rung.apply(scene).global_batch == scene.plan.global_batch
+@in_any_scene
+def test_a_rung_keeps_the_global_batch_exactly(scene: Scene) -> None:
+    for rung in applicable(RUNGS, scene):
+        assert rung.apply(scene).global_batch == scene.plan.global_batch, rung.name
 
 
-@every_change
-@given(scene=scenes())
-def test_a_rung_applied_again_and_again_comes_to_an_end(rung: Rung, scene: Scene) -> None:
-    seen = []
-    while rung.applies(scene) is None:
-        seen.append(scene.plan)
-        assert len(seen) <= FAR_ENOUGH
-        scene = dataclasses.replace(scene, plan=rung.apply(scene))
-        assert scene.plan not in seen
+@in_any_scene
+def test_a_rung_applied_again_and_again_comes_to_an_end(scene: Scene) -> None:
+    for rung in CHANGING:
+        seen, here = [], scene
+        while rung.applies(here) is None:
+            seen.append(here.plan)
+            assert len(seen) <= FAR_ENOUGH, rung.name
+            here = dataclasses.replace(here, plan=rung.apply(here))
+            assert here.plan not in seen, rung.name
 
 
-@every_rung
-@given(scene=scenes())
-def test_the_plan_a_rung_makes_survives_the_journal(rung: Rung, scene: Scene) -> None:
-    if rung.applies(scene) is None:
+@in_any_scene
+def test_the_plan_a_rung_makes_survives_the_journal(scene: Scene) -> None:
+    for rung in applicable(RUNGS, scene):
         plan = rung.apply(scene)
-        assert from_plain(Plan, json.loads(json.dumps(to_plain(plan)))) == plan
+        assert from_plain(Plan, json.loads(json.dumps(to_plain(plan)))) == plan, rung.name
+
+
+def test_every_rung_applies_in_some_of_these_scenes() -> None:
+    # Else the promises above would hold of nothing.
+    applied: set[str] = set()
+
+    @settings(max_examples=300, derandomize=True, database=None)
+    @given(scene=scenes())
+    def look(scene: Scene) -> None:
+        applied.update(rung.name for rung in applicable(RUNGS, scene))
+
+    look()
+    assert applied == {rung.name for rung in RUNGS}
 
 
 @pytest.mark.parametrize("name", ["default", "same_result"])

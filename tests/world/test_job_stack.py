@@ -64,6 +64,7 @@ def test_a_torch_that_breaks_is_a_finding_and_the_rest_is_still_asked(how: str, 
     assert stack.part("build") is not None
 
 
+@pytest.mark.long
 def test_an_import_that_hangs_is_left_and_what_comes_after_it_is_asked(bare: str) -> None:
     lay(bare, "torch", "import signal; signal.pause()")
     stack = look(bare, 8)

@@ -52,6 +52,7 @@ def test_every_kind_of_event_comes_back_as_it_was(tmp_path: Path) -> None:
     assert tuple(read_journal(tmp_path / "journal.jsonl")) == EVENTS
 
 
+@pytest.mark.long
 def test_cut_at_any_byte_it_tells_the_story_up_to_the_line_before(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     raw = written(path)

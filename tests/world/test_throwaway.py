@@ -60,6 +60,7 @@ def test_a_flood_is_read_to_its_bound_and_ended(tmp_path: Path) -> None:
     assert "signal" in why
 
 
+@pytest.mark.long
 def test_what_a_program_started_is_ended_with_it(tmp_path: Path) -> None:
     child = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', "
     child += "'import signal; signal.pause()']); print(p.pid, flush=True)"

@@ -64,6 +64,7 @@ def test_a_case_that_failed_says_why_and_the_others_stand(tmp_path: Path) -> Non
     assert isinstance(second, Traced)
 
 
+@pytest.mark.long
 def test_a_trace_that_hangs_is_ended_and_keeps_what_it_said(tmp_path: Path) -> None:
     program = f"{saying()}\nsys.stdout.flush()\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep(999)"
     first, second = ask(tmp_path, program, seconds=2, cases=2)
@@ -71,6 +72,7 @@ def test_a_trace_that_hangs_is_ended_and_keeps_what_it_said(tmp_path: Path) -> N
     assert second == Untraced("the tracer was ended: it took more than 2 s")
 
 
+@pytest.mark.long
 def test_children_of_a_trace_are_ended_with_it(tmp_path: Path) -> None:
     program = "subprocess.Popen(['sleep', '999'], start_new_session=True)\n" + saying()
     assert isinstance(ask(tmp_path, program, seconds=3)[0], Traced)

@@ -8,6 +8,7 @@ from autotune.core.fault import InputError
 from autotune.world.yaml_files import read_document
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "said"),
     [
