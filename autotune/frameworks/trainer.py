@@ -57,9 +57,13 @@ class Own:
     def dtype(self) -> Dtype:
         """The precision that is trained in: bf16 and fp16 as arguments have them."""
         config = dict(self.deepspeed or {})
-        for name in ("bf16", "fp16"):
-            if self.on(name) or (name not in self.values and _enabled(config, name)):
-                return "bf16" if name == "bf16" else "fp16"
+        names: tuple[Dtype, Dtype] = ("bf16", "fp16")
+        for name in names:
+            if self.on(name):
+                return name
+        for name in names:
+            if name not in self.values and _enabled(config, name):
+                return name
         said = any(name in self.values for name in ("bf16", "fp16"))
         return "fp32" if said else self.habits.dtype_default
 

@@ -166,6 +166,7 @@ def ranks_of(run: Path) -> list[psutil.Process]:
     return [psutil.Process(start["pid"]) for start in starts]
 
 
+@pytest.mark.slow  # tests/e2e/test_run.py kills supervisors of the fast trainer at any moment
 def test_killed_outright_and_then_stopped_it_goes_on_to_the_very_same_steps(
     tmp_path: Path, data: Path, undisturbed: Path
 ) -> None:

@@ -80,6 +80,13 @@ def test_the_arguments_are_where_a_plan_starts() -> None:
     assert HF.batch(given, seen, 2) == Batch(**{"global": 16}, micro=4)
 
 
+def test_a_precision_of_the_arguments_goes_before_one_of_the_deepspeed_file() -> None:
+    line = ("python", "a.py", "--deepspeed", "ds.json", "--fp16")
+    given = builders.job(framework="hf", settings={"command": list(line)}, batch=None)
+    seen = Looked(texts={"ds.json": json.dumps({"bf16": {"enabled": True}})})
+    assert HF.start(given, seen, 1).dtype == "fp16"
+
+
 def test_what_the_arguments_leave_open_is_as_transformers_has_it() -> None:
     given = builders.job(framework="hf", settings={"command": ["python", "a.py"]}, batch=None)
     plan = HF.start(given, Looked(), 1)
