@@ -78,7 +78,7 @@ class Foreseer:
         wanted = [
             plan
             for plan in doubtful(story, outlook)
-            if plan not in self._traced and not plan.activation_offload  # a trace moves nothing out
+            if plan not in self._traced and _traceable(foresight, plan)
         ]
         wanted = wanted[: MOST_TRACES - len(self._traced)]
         if not wanted:
@@ -140,6 +140,8 @@ class Foreseer:
         trained = ground.framework.trained(ground.job, ground.looked)
         if trained.sequence is None:
             return "the length of the rows is not known; `settings.sequence` can say it"
+        if trained.optimizer:
+            return f"it steps with {trained.optimizer}, whose state was never measured"
         self.doubts = shape.doubts
         surveyed = self._survey()
         if isinstance(surveyed, str):
@@ -242,6 +244,12 @@ class Foreseer:
             step_seconds=seen.pace.seconds if seen.pace else None,
             versions={**ground.versions, "autotune": __version__},
         )
+
+
+def _traceable(foresight: Foresight, plan: Plan) -> bool:
+    """Whether a trace does what the training does: it moves nothing out, and knows no tiles."""
+    tiled = foresight.subject.tile is not None and plan.loss == "chunked"
+    return not plan.activation_offload and not tiled
 
 
 def _held(path: Path, asked: Mapping[str, object]) -> Surveyed | None:

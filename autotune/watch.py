@@ -71,6 +71,8 @@ def _until_it_ends(
     """Return how the launcher ended, when it did by itself, and what was noticed meanwhile."""
     began = clock.monotonic()
     vigil, polls = Vigil(), 0
+    # Who is killed at once was watched too, and what the machine counted since speaks of that.
+    live.sampler.sample()
     while (ended := live.child.poll()) is None or _left_to_save(ended, live):
         live.channel.poll()
         live.sampler.sample()

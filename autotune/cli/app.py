@@ -286,14 +286,14 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        import traceback
+        from autotune.cli.speech import speak_bug
 
-        from autotune.cli.speech import harmless
-
-        print(harmless(traceback.format_exc()), file=sys.stderr)
-        print(harmless(f"error: a bug in autotune ({error!r})"), file=sys.stderr)
-        print("hint: report it with the lines above and the run's journal.jsonl", file=sys.stderr)
+        speak_bug(error)
         sys.exit(BUG)
+    finally:
+        from autotune.cli.speech import let_go
+
+        let_go()
 
 
 if __name__ == "__main__":

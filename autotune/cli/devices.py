@@ -41,6 +41,7 @@ def choose_devices(
         text = f"`env` sets {VISIBLE}, which the launcher overrides"
         raise InputError(Fault(text, where, "name the GPUs under `devices.use`"))
     cpu_build = installed.get("torch", "").endswith("+cpu")
+    gpus.present()  # asking tells whether the driver answers
     if gpus.broken and not cpu_build:
         text = f"the NVIDIA driver is installed and does not answer ({gpus.why_none})"
         hint = "mend the driver, or set DS_ACCELERATOR=cpu to train on the CPU"

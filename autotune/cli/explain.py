@@ -1,9 +1,13 @@
 """Explains logs and run folders: what was seen, what it is called, why, and the remedy."""
 
+import contextlib
 import json
+import math
+import os
 import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -74,7 +78,7 @@ def explain_log(name: str, signatures: Signatures, exit_code: int | None = None)
     if name == _STDIN:
         _read(sys.stdin.buffer, scanner)
     else:
-        with log_of(Path(name)).open("rb") as stream:
+        with log_of(Path(name)).open("rb", buffering=0) as stream:
             _read(stream, scanner)
     return explain_scanned(scanner, signatures.device, exit_code)
 
@@ -103,13 +107,25 @@ def log_of(path: Path) -> Path:
 
 def _read(stream: BinaryIO, scanner: Scanner) -> None:
     splitter = BlockSplitter(scanner.read)
-    chunk = stream.read(_CHUNK_BYTES)
+    # What is written while we read is left out: a training may write faster than that.
+    size = os.fstat(stream.fileno()).st_size if isinstance(stream, FileIO) else 0
+    end = size or math.inf  # what is no ordinary file has no size
+    chunk = _next(stream, end)
     wide = next((name for mark, name in _WIDE.items() if chunk.startswith(mark)), None)
     decode = getincrementaldecoder(wide)("replace").decode if wide else None
     while chunk:
         splitter.feed(decode(chunk).encode("utf-8", "replace") if decode else chunk)
-        chunk = stream.read(_CHUNK_BYTES)
+        chunk = _next(stream, end)
     splitter.flush()
+
+
+def _next(stream: BinaryIO, end: float) -> bytes:
+    """Return what comes next of a file as long as `end`; holes, made to save disk, are left out."""
+    if not isinstance(stream, FileIO):
+        return stream.read(_CHUNK_BYTES)
+    with contextlib.suppress(OSError):  # nothing follows, or the file system knows of no holes
+        os.lseek(stream.fileno(), stream.tell(), os.SEEK_DATA)
+    return stream.read(_CHUNK_BYTES) if stream.tell() < end else b""
 
 
 def _complain(what: str, where: str, hint: str) -> int:

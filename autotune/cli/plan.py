@@ -12,7 +12,8 @@ from pathlib import Path
 from autotune.cli.parts import parts_table
 from autotune.cli.speech import say_lines
 from autotune.cli.wiring import lay_ground
-from autotune.core.decide import first_leap
+from autotune.core.allowing import Allowing
+from autotune.core.decide import first_allowing, first_leap
 from autotune.core.history import Story
 from autotune.core.outlined import (
     LIKELY,
@@ -66,7 +67,9 @@ def plan(job: Path, as_json: bool) -> int:
             ground.start,
             foresight=foresight,
         )
-        leap = first_leap(foreseer.look_closer(Story(), outlook))
+        outlook = foreseer.look_closer(Story(), outlook)
+        leap = first_leap(outlook)
+        fits = leap.chosen is not None and leap.chosen.p_fit >= LIKELY
     proof = leap.pick.proof.sentence if leap.pick.proof else ""
     show_plan(
         Outline(
@@ -79,6 +82,7 @@ def plan(job: Path, as_json: bool) -> int:
             leap.pick.why,
             foreseer.doubts,
             proof,
+            None if fits else first_allowing(outlook),
         ),
         as_json,
     )
@@ -94,6 +98,8 @@ def show_plan(outline: Outline, as_json: bool) -> None:
     """Print the outline to stdout, as JSON or for the width of the terminal."""
     if as_json:
         print(json.dumps(as_plain(outline), allow_nan=False))
+        if outline.allowing is not None:
+            print(_what_you_can_do(outline.allowing), file=sys.stderr)
         return
     width = shutil.get_terminal_size((WIDEST, 40)).columns
     say_lines(as_text(outline, max(NARROWEST, min(WIDEST, width))))
@@ -137,6 +143,7 @@ def _chosen(outline: Outline, choice: Prospect, width: int) -> Iterator[str]:
         figures = f"{_figures(choice)}; {cost}; result: {choice.result.value}"
         yield from _wrapped(figures, width, "  ", "  ")
     yield from _wrapped(outline.why, width, "  ", "  ")
+    yield from _allowing(outline, width)
     yield from _parts(choice)
     steps = steps_of(outline, choice)
     if steps:
@@ -158,12 +165,23 @@ def _none_fits(outline: Outline, width: int) -> Iterator[str]:
     plans = "the one plan there is does" if count == 1 else f"of {count} plans none does"
     yield from _wrapped(f"Nothing fits: {plans}.", width)
     yield from _wrapped(outline.proof or outline.why, width)
+    yield from _allowing(outline, width)
     least = smallest(outline)
     if least is not None:
         yield ""
         yield from _wrapped(f"The smallest: {say_plan(least.plan)}", width, rest="  ")
         yield from _wrapped(_figures(least), width, "  ", "  ")
         yield from _parts(least)
+
+
+def _allowing(outline: Outline, width: int) -> Iterator[str]:
+    if outline.allowing is not None:
+        yield ""
+        yield from _wrapped(_what_you_can_do(outline.allowing), width)
+
+
+def _what_you_can_do(allowing: Allowing) -> str:
+    return f"What you can do: {allowing.sentence}"
 
 
 def _steps(steps: Sequence[Step], width: int) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """`autotune run JOB`: supervises a job to its end, or goes on with it."""
 
+import contextlib
 import dataclasses
 import faulthandler
 import os
@@ -163,7 +164,8 @@ def _supervise(ground: Ground, signals: SignalWatch, notifier: Notifier, as_json
     )
     code = supervisor.run()
     if code == 0:
-        print(folder.known_good)
+        with contextlib.suppress(OSError):  # the run is done, whether anybody hears of it or not
+            print(folder.known_good, flush=True)
     return code
 
 

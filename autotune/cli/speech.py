@@ -1,6 +1,9 @@
 """Turns faults into what a person reads: what happened, where, and one thing to do."""
 
+import contextlib
+import os
 import sys
+import traceback
 from collections.abc import Iterable
 
 from autotune.core.fault import AutotuneError, Fault
@@ -17,6 +20,16 @@ def speak_notes(notes: Iterable[Fault]) -> None:
     _print("note", notes)
 
 
+def speak_bug(error: Exception) -> None:
+    """Print what is to be reported of an exception of our own making."""
+    for text in (
+        "".join(traceback.format_exception(error)),
+        f"error: a bug in autotune ({error!r})",
+    ):
+        _line(text)
+    _line("hint: report it with the lines above and the run's journal.jsonl")
+
+
 def say_lines(lines: Iterable[str]) -> None:
     """Print lines to stdout; what a child put into its words reaches no terminal as orders."""
     print("\n".join(map(harmless, lines)), flush=True)
@@ -27,10 +40,23 @@ def harmless(text: str) -> str:
     return "\n    ".join(printable(line) for line in text.split("\n"))
 
 
+def let_go() -> None:
+    """Lose what stdout and stderr do not take, so that Python ends with our exit code all the same.
+
+    Where they lead to a disk that is full or read-only, its own last flush would make it 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _print(begin: str, faults: Iterable[Fault]) -> None:
     for number, fault in enumerate(faults):
         if number:
-            print(file=sys.stderr)
+            _line("")
         _line(f"{begin}: {fault.what}")
         if fault.where:
             _line(f"where: {fault.where}")
@@ -39,4 +65,5 @@ def _print(begin: str, faults: Iterable[Fault]) -> None:
 
 
 def _line(text: str) -> None:
-    print(harmless(text), file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # the exit code still says it
+        print(harmless(text), file=sys.stderr)

@@ -22,6 +22,8 @@ from autotune.world.host import data_bytes
 from autotune.world.journal import read_journal
 from autotune.world.run_folder import RunFolder, holder, open_run_folder
 
+EVENT_BYTES = 8 * 2**20  # of a rank, beside its first, that are read; a day of steps is less
+
 
 def status(run: Path | None, watch: bool, as_json: bool) -> int:
     """Print where the run is; with `watch`, again every second until it has ended."""
@@ -53,7 +55,8 @@ def _newest() -> Path:
 def _view(folder: RunFolder, attempt: Attempt | None) -> View:
     view = View()
     if attempt is not None:
-        events = EventFolder(folder.attempt(attempt.number) / "events")
+        place = folder.attempt(attempt.number) / "events"
+        events = EventFolder(place, lag_bytes=EVENT_BYTES)
         while found := events.poll():
             for event in found:
                 view.see({**event.fields, "kind": event.kind, "rank": event.rank})

@@ -56,7 +56,10 @@ def _decode(kind: Any, plain: Any, where: str) -> Any:
         except ValueError as error:
             raise CodecError(f"{where}: {plain!r} is not a {kind.__name__}") from error
     if kind is float and isinstance(plain, int) and not isinstance(plain, bool):
-        return float(plain)
+        try:
+            return float(plain)
+        except OverflowError as error:
+            raise CodecError(f"{where}: the number is too large") from error
     if kind is type(None) and plain is None:
         return None
     if isinstance(kind, type) and isinstance(plain, kind):

@@ -2,22 +2,30 @@
 
 import dataclasses
 
+from autotune.core.allowing import Allowing
+from autotune.core.breaks import (
+    CURABLE,
+    badly_converted,
+    before_the_break,
+    broke_at_the_beginning,
+    crashed,
+)
 from autotune.core.broken_card import blamed_cards
 from autotune.core.budget import attempts_spent, time_spent, wait_spent
 from autotune.core.carry import Carry
 from autotune.core.climb import FASTER, faster, returns
 from autotune.core.continuity import expected_of
+from autotune.core.doubt import beside_neighbour
 from autotune.core.evidence import Diagnosis
-from autotune.core.failure import Failure, Phase
+from autotune.core.failure import Failure
 from autotune.core.history import Attempt, Story
 from autotune.core.ladder import (
-    CURABLE,
     Choice,
     Means,
-    broken_settings,
     choose,
     choose_first,
     look_ahead,
+    look_wider,
 )
 from autotune.core.leap import Leap, foreseen, may_leap
 from autotune.core.need import needed_bytes
@@ -77,7 +85,7 @@ def doubtful(story: Story, outlook: Outlook) -> tuple[Plan, ...]:
         return ()
     if last is not None and (last.diagnosis is None or returns(story) is not None):
         return ()
-    scene = _first_scene(outlook) if last is None else _scene(last, outlook)
+    scene = _first_scene(outlook) if last is None else _scene(last, story, outlook)
     if not may_leap(scene, outlook.policy):
         return ()
     return look_ahead(scene, story, _means(story, outlook), outlook.foresight).near_limit()
@@ -89,6 +97,14 @@ def first_leap(outlook: Outlook) -> Leap:
         raise AssertionError("without foresight nobody leaps")
     story = Story()
     return look_ahead(_first_scene(outlook), story, _means(story, outlook), outlook.foresight)
+
+
+def first_allowing(outlook: Outlook) -> Allowing | None:
+    """Return what the owner could allow so that a plan of the job is likely to fit."""
+    if outlook.foresight is None:
+        raise AssertionError("without foresight nobody leaps")
+    story = Story()
+    return look_wider(_first_scene(outlook), story, _means(story, outlook), outlook.foresight)
 
 
 def _begins_by_prediction(outlook: Outlook) -> bool:
@@ -125,13 +141,13 @@ def _means(story: Story, outlook: Outlook) -> Means:
 def _climb(story: Story, outlook: Outlook) -> Step:
     means = _means(story, outlook)
     beaten, choice = _answer(story, outlook, means)
-    scene = _scene(beaten, outlook)
+    scene = _scene(beaten, story, outlook)
     _, rule = outlook.policy.rule_for(scene)
     a_persons = not rule.try_ or choice.cure
     if story.taken_up_again and choice.plan is None and a_persons:
         # What no rung can mend is mended by a person, who has now started the run again.
         return _launch(story, outlook, beaten.plan, "the owner started it again")
-    if choice.plan is None and _broke_at_the_beginning(story):
+    if choice.plan is None and broke_at_the_beginning(story):
         enough = attempts_spent(story, outlook.job.limits)
         return GiveUp(enough) if enough else _begin(story, outlook)
     if choice.plan is None or choice.remedy is None:
@@ -156,46 +172,19 @@ def _answer(story: Story, outlook: Outlook, means: Means) -> tuple[Attempt, Choi
 
     A conversion that failed is a rung gone and not a new failure: the attempt it was taken
     against is answered. A setting that broke as soon as a rung of ours turned it on may have a
-    cure of its own; without one it is gone too, and the ladder goes on from before it.
+    cure of its own, and a crash may pass; else it is gone too, and the ladder goes on from before.
     """
-    ran = [a for a in story.attempts if not _badly_converted(a)]
+    ran = [a for a in story.attempts if not badly_converted(a)]
     while True:
-        beaten, place = ran[-1], _before_the_break(ran)
-        if place is None or beaten.failure in CURABLE:
-            choice = choose(_scene(beaten, outlook), story, means)
+        beaten, place = ran[-1], before_the_break(ran)
+        if place is None or beaten.failure in CURABLE or crashed(beaten):
+            choice = choose(_scene(beaten, story, outlook), story, means)
             if choice.plan is not None or place is None:
                 return beaten, choice
         ran = ran[: place + 1]
 
 
-def _badly_converted(attempt: Attempt) -> bool:
-    """Whether its start was a copy that could not be made, or was found to be another training."""
-    if attempt.prepared is not None and not attempt.prepared.ok:
-        return True
-    if not attempt.launch.carry.conversions or attempt.diagnosis is None:
-        return False
-    at_once = attempt.diagnosis.phase is Phase.RESUME
-    return attempt.failure is Failure.CHECKPOINT_MISMATCH and at_once
-
-
-def _broke_at_the_beginning(story: Story) -> bool:
-    """Whether what the planner changed before anything ran is what broke."""
-    first, last = story.attempts[0].launch, story.attempts[-1]
-    leapt = first.remedy is not None and last.launch.remedy is not None
-    return leapt and bool(broken_settings(last))
-
-
-def _before_the_break(ran: list[Attempt]) -> int | None:
-    """Return the place of the newest attempt without the setting that broke in the last."""
-    broken = broken_settings(ran[-1])
-    for place in range(len(ran) - 2, -1, -1):
-        plan = ran[place].plan
-        if ran[place].diagnosis and any(getattr(plan, k) != v for k, v in broken.items()):
-            return place
-    return None
-
-
-def _scene(beaten: Attempt, outlook: Outlook) -> Scene:
+def _scene(beaten: Attempt, story: Story, outlook: Outlook) -> Scene:
     if beaten.diagnosis is None:
         raise AssertionError("an attempt that is over has a diagnosis")
     held = (outlook.saved, *outlook.earlier) if outlook.saved else ()
@@ -207,6 +196,7 @@ def _scene(beaten: Attempt, outlook: Outlook) -> Scene:
         dataclasses.replace(outlook.around, broken_gpus=broken),
         tuple(saved.step for saved in held),
         0 if beaten.launch.carry.conversions else beaten.launch.checkpoint_step,
+        beside_neighbour(beaten, story, outlook),
     )
 
 

@@ -12,10 +12,11 @@ from autotune.core.evidence import (
     Sign,
 )
 from autotune.core.exit_code import CRASHES, meaning_of_signal, signal_of
-from autotune.core.failure import Failure, Phase, Role
-from autotune.core.finding import Finding, complete
+from autotune.core.failure import Failure, Phase, Role, Trait
+from autotune.core.finding import Finding, complete, with_trait
 from autotune.core.hang import is_certain, name_hang
 from autotune.core.oom_kind import near_limit
+from autotune.core.own_operation import is_own
 from autotune.core.printed import (
     FROM_CONFIRMING_WORDS,
     FROM_SUPPORTED_WORDS,
@@ -146,6 +147,8 @@ def _finding_of(exception: RankException, evidence: Evidence) -> Finding | None:
         )
     if finding.failure is Failure.USER_INTERRUPT and evidence.ended_by_us:
         return None
+    if finding.failure is Failure.DTYPE_KERNEL_GAP and is_own(exception.traceback):
+        finding = with_trait(finding, Trait.OWN_OPERATION)
     return replace(
         finding,
         rank=exception.rank,

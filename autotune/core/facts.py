@@ -42,6 +42,7 @@ FACTS: dict[str, Callable[[Scene], bool]] = {
     "offloading": lambda scene: (
         scene.plan.offload_optimizer or scene.plan.offload_param or scene.plan.activation_offload
     ),
+    "beside_neighbour": lambda scene: scene.beside_neighbour,
     "quantized": lambda scene: scene.plan.quantization != "none",
     "in_fp16": lambda scene: scene.plan.dtype == "fp16",
     "on_gpu": lambda scene: scene.around.device == "cuda",

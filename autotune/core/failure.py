@@ -65,7 +65,7 @@ class Phase(str, Enum):
 
 
 class Trait(str, Enum):
-    """What a failure is besides its name, where figures show it and a remedy turns on it."""
+    """What a failure is besides its name, where it shows and a remedy turns on it."""
 
     LEAKING = "leaking"  # memory grew slowly, over many steps, until the end
     REQUEST_EXCEEDS_DEVICE = "request_exceeds_device"  # one request larger than the whole device
@@ -75,3 +75,4 @@ class Trait(str, Enum):
         "unexplained_kill"  # killed outright, while memory was free and none was logged
     )
     PROCESS_LIMIT = "process_limit"  # a limit on processes and threads refused, not memory
+    OWN_OPERATION = "own_operation"  # the training's own code called what failed, no layer did

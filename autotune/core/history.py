@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from autotune.core.evidence import Diagnosis, Evidence
 from autotune.core.failure import Failure
+from autotune.core.fault import CannotRecord, Fault
 from autotune.core.plan import Plan
 from autotune.core.record import (
     AttemptEnded,
@@ -65,6 +66,7 @@ class Story:
     postponed: Launch | None = None  # decided, and to be done once its devices can be had
     unseated: str = ""  # why it could not be done, until something was waited for
     waited_seconds: float = 0.0
+    waited_before: float = 0.0  # of these, before the last attempt ended
     waited_since_end: bool = False  # whether a wait is over since the last attempt ended
     room: bool | None = None  # what the last wait found of the memory it waited for
     proof: Proved | None = None
@@ -118,7 +120,7 @@ def spends(attempt: Attempt) -> bool:
 
 
 def fold(events: Iterable[Event]) -> Story:
-    """Return the story that the journal's events tell."""
+    """Return the story that the journal's events tell; raises CannotRecord where they tell none."""
     story = Story()
     for event in events:
         story = tell(story, event)
@@ -190,7 +192,11 @@ def _unseated(story: Story, why: str) -> Story:
 
 def _attempted(story: Story, event: Prepared | AttemptStarted | AttemptEnded) -> Story:
     attempts = list(story.attempts)
-    index = next(i for i, a in enumerate(attempts) if a.number == event.attempt)
+    index = next((i for i, a in enumerate(attempts) if a.number == event.attempt), None)
+    if index is None:
+        what = f"the journal tells of attempt {event.attempt}, which it never decided on"
+        hint = "it was edited or damaged; move the run folder aside to start anew"
+        raise CannotRecord(Fault(what, hint=hint))
     if isinstance(event, Prepared):
         attempts[index] = dataclasses.replace(attempts[index], prepared=event)
     elif isinstance(event, AttemptStarted):
@@ -203,6 +209,7 @@ def _attempted(story: Story, event: Prepared | AttemptStarted | AttemptEnded) ->
             story,
             attempts=tuple(attempts),
             pending=None,
+            waited_before=story.waited_seconds,
             waited_since_end=False,
             taken_up_again=False,
         )

@@ -1,47 +1,22 @@
 """Chooses the next rung against a failure, and says why each rung before it was passed over."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
+from autotune.core.allowing import Allowing, worth_allowing
+from autotune.core.breaks import broken_settings
 from autotune.core.budget import cause_spent, pause_before, rung_spent
 from autotune.core.carry import Carry, CarryKind
 from autotune.core.compatibility import conflicts
 from autotune.core.failure import Failure
 from autotune.core.foresight import Foresight
-from autotune.core.history import Attempt, Story
+from autotune.core.history import Story
 from autotune.core.job import Job
 from autotune.core.leap import Leap, leap, may_leap
 from autotune.core.plan import Plan, changes
 from autotune.core.policy import Policy, Rule
 from autotune.core.record import Foreseen, PassedOver, Remedy
 from autotune.core.rung import Result, Rung, Scene, out_of_reach
-
-# A failure of the setting itself: while these fields have the value it failed with, it would
-# fail again, whatever else changes.
-_OFFLOAD = ("offload_optimizer", "offload_param")
-BROKEN_BY: dict[Failure, tuple[str, ...]] = {
-    Failure.OFFLOAD_DEVICE: _OFFLOAD,
-    Failure.HOST_OOM: (*_OFFLOAD, "activation_offload"),  # offloading is what fills the host
-    Failure.OP_BUILD: _OFFLOAD,  # its extensions are the ones that need a compiler
-    Failure.QUANTIZATION_CONFLICT: ("quantization",),
-    Failure.DTYPE_KERNEL_GAP: ("attention",),  # or the precision: then nothing is lost by it
-}
-
-# Where a rung was just taken and no step came after it, the rung is to blame and not the job.
-BREAKS_AT_START = frozenset({
-    Failure.MISSING_DEPENDENCY, Failure.CONFIG_ERROR, Failure.USER_CODE_ERROR,
-    Failure.DTYPE_KERNEL_GAP,
-})  # fmt: skip
-
-# A break of these kinds may have a cheaper cure than to give the rung up again.
-CURABLE = frozenset({*BROKEN_BY, Failure.DTYPE_KERNEL_GAP})
-
-# How much, and not how: no value of these breaks a training at its start.
-_SIZES = frozenset({
-    "micro_batch", "accumulation", "eval_micro_batch", "reduce_bucket", "allgather_bucket",
-    "sequence", "lora_rank",
-})  # fmt: skip
 
 # What ended an attempt and says nothing of its plan, which may be chosen again.
 NO_FAULT_OF_THE_PLAN = frozenset({
@@ -122,6 +97,21 @@ def look_ahead(scene: Scene, story: Story, means: Means, foresight: Foresight) -
     return leap(scene, rule.try_, means.rungs, story, foresight, refused, forbidden)
 
 
+def look_wider(scene: Scene, story: Story, means: Means, foresight: Foresight) -> Allowing | None:
+    """Return what the owner could allow so that a plan is likely to fit; None: nothing helps."""
+    job = means.job
+    asks = [
+        name
+        for name in means.policy.rule_for(scene)[1].try_
+        if name not in job.forbid and refused_by_owner(means.rungs[name], job)
+    ]
+    if not asks:
+        return None
+    job = job.model_copy(update={"allow": [*job.allow, *asks]})
+    seen = look_ahead(scene, story, replace(means, job=job), foresight)
+    return worth_allowing(seen.prospects, asks)
+
+
 def _may_leap(scene: Scene, means: Means, rule: Rule) -> bool:
     """Whether the planner answers; where a rule would start the same plan again, its order does."""
     retries = any(means.rungs[name].keeps_plan for name in rule.try_)
@@ -140,7 +130,9 @@ def _leap(scene: Scene, story: Story, means: Means, rule: Rule, place: int, cure
     seen = look_ahead(scene, story, means, means.foresight)
     one, passed = seen.chosen, seen.passed_over()
     if one is None:
-        return Choice(None, None, None, seen.pick.why, passed, cure)
+        wider = look_wider(scene, story, means, means.foresight)
+        cures = [wider.sentence if wider else "", cure]
+        return Choice(None, None, None, seen.pick.why, passed, "; or ".join(filter(None, cures)))
     carry = means.carry_to(one.plan, None)
     if not one.rungs:
         return Choice(one.plan, carry, None, seen.pick.why, foreseen=seen.foreseen())
@@ -155,27 +147,6 @@ def _leap(scene: Scene, story: Story, means: Means, rule: Rule, place: int, cure
         also=one.rungs[1:],
     )
     return Choice(one.plan, carry, remedy, cure=cure, foreseen=seen.foreseen())
-
-
-def broken_settings(attempt: Attempt) -> dict[str, Any]:
-    """Return the settings, with their values, that the failure is one of.
-
-    Those of BROKEN_BY that were on; and where a rung of ours was taken and the training then did
-    not even come to a step, what that rung set. A checkpoint that does not fit is the rung's fault
-    only where it was converted for it.
-    """
-    if attempt.failure is None:
-        return {}
-    values = {name: getattr(attempt.plan, name) for name in BROKEN_BY.get(attempt.failure, ())}
-    broken = {name: value for name, value in values.items() if value not in (False, "none")}
-    remedy, evidence = attempt.launch.remedy, attempt.evidence
-    unfit = attempt.failure is Failure.CHECKPOINT_MISMATCH and attempt.launch.carry.conversions
-    at_start = remedy and evidence and not evidence.started_training
-    if remedy and at_start and (unfit or attempt.failure in BREAKS_AT_START):
-        taken = [change.setting for change in remedy.changes]
-        names = [name for name in taken if name not in _SIZES] or taken
-        broken.update({name: getattr(attempt.plan, name) for name in names})
-    return broken
 
 
 def _remedy(

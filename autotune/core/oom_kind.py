@@ -51,10 +51,28 @@ def _grown_meanwhile(figures: OomFigures, memory: Memory, others: int | None) ->
     told = figures.process_bytes is not None or memory.device_others_bytes is not None
     if others is None or total is None or before is None or not told:
         return None
-    if figures.requested_bytes is None or figures.free_bytes is None:
-        return None
     grown = others - (total - before)
-    return grown if figures.requested_bytes - figures.free_bytes <= grown else None
+    return grown if _served_with(grown, figures) else None
+
+
+def others_would_do(figures: OomFigures, memory: Memory) -> bool:
+    """Return whether the request would have been served without others, who hold 5 % and more.
+
+    They may have been there before the start. Whose doing the refusal is, figures cannot tell then.
+    """
+    capacity = figures.capacity_bytes or memory.device_total_bytes
+    told = figures.process_bytes is not None or memory.device_others_bytes is not None
+    others = held_by_others(figures, memory) if told else None
+    if capacity is None or others is None or _our_own_cap(figures, memory):
+        return False
+    return others > ROOM_SHARE * capacity and _served_with(others, figures)
+
+
+def _served_with(more: int, figures: OomFigures) -> bool:
+    """Return whether the request would have been served with so many bytes more."""
+    if figures.requested_bytes is None or figures.free_bytes is None:
+        return False
+    return figures.requested_bytes - figures.free_bytes <= more
 
 
 def _our_own_cap(figures: OomFigures, memory: Memory) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from autotune.core.allowing import Allowing
 from autotune.core.codec import to_plain
 from autotune.core.plan import Plan, changes
 from autotune.core.planner import Prospect
@@ -27,6 +28,7 @@ class Outline:
     why: str  # the sentence why this one, or why none
     doubts: tuple[str, ...] = ()  # sentences beside those of the forecasts: what else is unsure
     proof: str = ""  # where none is chosen: why none can run, in numbers
+    allowing: Allowing | None = None  # where none is likely to fit: what to allow for one that is
 
     @property
     def given(self) -> Prospect | None:

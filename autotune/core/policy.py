@@ -48,6 +48,10 @@ class Thresholds(_Strict):
         default=1e-5, gt=0, description="share of a loss that a resume in fp32 may move"
     )
     loss_departs_16bit: float = Field(default=1e-3, gt=0, description="the same in bf16 and fp16")
+    neighbour_patience: Seconds = Field(
+        default=3600.0,
+        description="for a neighbour who was there before, where the job's need is not known",
+    )
     unproven: Seconds = Field(
         default=1800.0, description="in which a plan that does not hold shows it"
     )

@@ -281,13 +281,13 @@ def decode(line: dict[str, Any]) -> Event:
     """Return the event of one journal line; raises CodecError when it is not one of ours."""
     if line.get("v") != SCHEMA:
         raise CodecError(f"journal schema {line.get('v')!r} is not the {SCHEMA} we write")
-    kind = _EVENTS.get(line.get("event", ""))
+    kind = _EVENTS.get(str(line.get("event")))
     if kind is None:
         raise CodecError(f"{line.get('event')!r} is not an event we write")
     if kind is not Decided:
         event: Event = from_plain(kind, line)
         return event
-    step = _STEPS.get(line.get("step", ""))
+    step = _STEPS.get(str(line.get("step")))
     if step is None:
         raise CodecError(f"{line.get('step')!r} is not a step we decide on")
     return Decided(from_plain(step, line))

@@ -55,6 +55,7 @@ class Scene:
     around: Surroundings
     checkpoints: tuple[int, ...] = ()  # steps of the whole ones, newest first
     started_from: int = 0  # the step of the one it read as it lies; 0: none, or a converted copy
+    beside_neighbour: bool = False  # others who were there before may be why memory was refused
 
     def clears_newest(self) -> str | None:
         """Return why the newest checkpoint is not to blame, or None where it may be."""

@@ -4,8 +4,9 @@ import dataclasses
 
 from autotune.core.budget import wait_spent
 from autotune.core.failure import Failure
-from autotune.core.history import Story
+from autotune.core.history import Attempt, Story
 from autotune.core.need import needed_to_start
+from autotune.core.oom_kind import others_would_do
 from autotune.core.outlook import Outlook
 from autotune.core.plan import Plan
 from autotune.core.record import Foreseen, GiveUp, Launch, Prove, Step, Wait
@@ -69,7 +70,7 @@ def _crowded(story: Story, seating: Seating) -> frozenset[int]:
         return frozenset()
     times = 0
     for attempt in reversed(story.attempts):
-        if attempt.failure is not Failure.DEVICE_OOM_COTENANT:
+        if not _crowded_out(attempt):
             break
         if attempt.launch.devices != story.devices:
             break
@@ -82,3 +83,9 @@ def _crowded(story: Story, seating: Seating) -> frozenset[int]:
         return frozenset({story.devices[rank]})
     taken = {seat.index for seat in seating.seats if not seat.empty} & set(story.devices)
     return frozenset(taken or story.devices)
+
+
+def _crowded_out(attempt: Attempt) -> bool:
+    if attempt.failure is not Failure.DEVICE_OOM or not attempt.evidence or not attempt.diagnosis:
+        return attempt.failure is Failure.DEVICE_OOM_COTENANT
+    return others_would_do(attempt.diagnosis.figures, attempt.evidence.memory)

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from autotune.core.fault import Fault
 from autotune.core.job import Batch, Job
+from autotune.core.memory.workload import Tile
 from autotune.core.plan import Device, Plan
 from autotune.core.record import Risk
 from autotune.core.resumed import Expected
@@ -106,6 +107,8 @@ class Trained:
     lora_targets: tuple[str, ...] = ()  # names of modules; none: every linear layer
     lora_dropout: float = 0.0
     trust_remote_code: bool = False
+    tile: Tile | None = None  # of a loss in pieces; None: as the built-in trainer takes it
+    optimizer: str = ""  # one that no plan can say, by its own name; "": the plan's
 
 
 class Framework(Protocol):

@@ -20,9 +20,16 @@ from autotune.frameworks.trainer import (
     lacks_of,
     notes_of,
     plan_of,
+    strange_optimizer,
     wanted_files,
 )
-from autotune.frameworks.trainer_changes import Changes, changes_for, plan_changes, relaunch
+from autotune.frameworks.trainer_changes import (
+    Changes,
+    changes_for,
+    plan_changes,
+    relaunch,
+    trains_alone,
+)
 
 ARGUMENTS_FILE = "arguments.json"  # of the attempt, where the user's arguments are a file
 # What example scripts call the length of their rows, the most exact first.
@@ -117,14 +124,21 @@ class Hf:
     def notes(self, job: Job, looked: Looked, world_size: int, where: str) -> list[Fault]:
         """Return what is changed under every plan."""
         own = _own(job, looked, _sound(job, looked))
-        return notes_of(own, world_size, where)
+        notes = notes_of(own, world_size, where)
+        on_cpu = looked.versions.get("torch", "").endswith("+cpu")
+        if on_cpu and trains_alone(own, world_size) and not own.on("use_cpu"):
+            text = "`use_cpu` is switched on: without it this accelerate has each rank train alone"
+            notes.append(Fault(text, where))
+        return notes
 
     def trained(self, job: Job, looked: Looked) -> Trained:
         """Return what decides memory beside the model and the plan."""
         values, said = _sound(job, looked).values(), foreign_of(job).sequence
         found = (integer(values.get(name)) for name in LENGTHS)
         sequence = said or next((length for length in found if length), None)
-        return Trained(sequence, trust_remote_code=flag(values.get("trust_remote_code")) is True)
+        trusts = flag(values.get("trust_remote_code")) is True
+        strange = strange_optimizer(_own(job, looked, _sound(job, looked)))
+        return Trained(sequence, trust_remote_code=trusts, optimizer=strange)
 
     def has_evaluation(self, job: Job, looked: Looked) -> bool:
         """Return whether the arguments ask for evaluation during training."""
@@ -139,7 +153,10 @@ class Hf:
         line = _sound(setting.job, setting.looked)
         own = _own(setting.job, setting.looked, line)
         start = plan_of(own, setting.plan.world_size)
-        words, files = line.changed(changes_for(own, start, setting), setting.folder)
+        changes = changes_for(own, start, setting)
+        if setting.device == "cpu" and trains_alone(own, setting.plan.world_size):
+            changes = changes.but(use_cpu=True)
+        words, files = line.changed(changes, setting.folder)
         argv, whole, launcher = _launched(line.call, words, setting)
         folder = absolute(foreign_of(setting.job).folder, setting.job_folder)
         return Program(argv, files, False, whole, dict(line.call.env), folder, launcher)

@@ -1,6 +1,7 @@
 """LLaMA-Factory: `llamafactory-cli train` on the user's YAML, under its own torchrun launcher."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,7 +23,14 @@ from autotune.frameworks.llamafactory_plan import (
 )
 from autotune.frameworks.llamafactory_rules import Seen, refusals
 from autotune.frameworks.plain_yaml import to_yaml
-from autotune.frameworks.trainer import batch_in, evaluates, faults_of, notes_of, plan_of
+from autotune.frameworks.trainer import (
+    batch_in,
+    evaluates,
+    faults_of,
+    notes_of,
+    plan_of,
+    strange_optimizer,
+)
 from autotune.frameworks.trainer_changes import changes_for, plan_changes, relaunch
 
 TRAIN_FILE = "train.yaml"  # of the attempt, and of the known-good
@@ -120,7 +128,9 @@ class LlamaFactory:
 
     def trained(self, job: Job, looked: Looked) -> Trained:
         """Return what decides memory beside the model and the plan."""
-        return trained_of(_sound(job, looked), foreign_of(job).sequence)
+        given = _sound(job, looked)
+        strange = strange_optimizer(own_of(job, looked, given))
+        return replace(trained_of(given, foreign_of(job).sequence), optimizer=strange)
 
     def has_evaluation(self, job: Job, looked: Looked) -> bool:
         """Return whether there is an evaluation, during the training or at its end."""

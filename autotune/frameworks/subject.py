@@ -41,6 +41,7 @@ def subject_of(
         lora_targets=trained.lora_targets,
         lora_dropout=trained.lora_dropout,
         padded=not packs,
+        tile=trained.tile,
         fresh=fresh,
         evaluates=evaluates,
         host_ranks=ranks,

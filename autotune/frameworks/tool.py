@@ -194,7 +194,8 @@ class Tool:
         """Return what decides memory beside the model and the plan."""
         own = self.own(job, looked, self._sound(job, looked), 1)
         said = self.trains(own)
-        return replace(said, sequence=foreign_of(job).sequence or said.sequence)
+        sequence = foreign_of(job).sequence or said.sequence
+        return replace(said, sequence=sequence, optimizer=trainer.strange_optimizer(own))
 
     def trains(self, _own: Own, /) -> Trained:
         """Return the same as the configuration alone says it."""

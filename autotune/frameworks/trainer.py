@@ -119,6 +119,12 @@ def plan_of(own: Own, ranks: int, **fields: Any) -> Plan:
     return plan.but(**fields)
 
 
+def strange_optimizer(own: Own) -> str:
+    """Return the optimizer, where no plan can say it and its memory is not known; or ""."""
+    known = own.optimizer in OPTIMIZERS or "optimizer" in (own.deepspeed or {})
+    return "" if known else own.optimizer
+
+
 def lacks_of(own: Own) -> dict[str, str]:
     """Return the settings of a plan for which TrainingArguments alone have no knob, and why."""
     none = "TrainingArguments have no key for it; the program itself would have to be changed"
@@ -130,7 +136,7 @@ def lacks_of(own: Own) -> dict[str, str]:
     brings = "optimizer" in (own.deepspeed or {})
     if brings:
         lacks["optimizer"] = "the DeepSpeed configuration brings an optimizer of its own"
-    elif own.optimizer not in OPTIMIZERS:
+    elif strange_optimizer(own):
         lacks["optimizer"] = f"it steps with {own.optimizer}, which nothing here exchanges"
     if own.looked.versions and "deepspeed" not in own.looked.versions:
         for name in ("zero_stage", "offload_optimizer", "offload_param"):

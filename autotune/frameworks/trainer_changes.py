@@ -10,7 +10,12 @@ from autotune.frameworks import trainer_deepspeed
 from autotune.frameworks.arguments import flag, integer
 from autotune.frameworks.framework import Setting
 from autotune.frameworks.trainer import Own
-from autotune.frameworks.trainer_keys import OPTIMIZERS, checkpointing_key, has
+from autotune.frameworks.trainer_keys import (
+    ALONE_ON_THE_CPU_SINCE,
+    OPTIMIZERS,
+    checkpointing_key,
+    has,
+)
 
 # Saved ten times, where neither the job nor the arguments say how often: a share of the steps.
 TENTH = 0.1
@@ -81,6 +86,11 @@ def run_changes(own: Own, setting: Setting) -> dict[str, Any]:
     if not has(own.looked.versions, "5.0"):
         changed["overwrite_output_dir"] = True  # else the folder's own checkpoints are in the way
     return changed | (_one_step(own, setting) if setting.mode == "prove" else _saves(own, setting))
+
+
+def trains_alone(own: Own, ranks: int) -> bool:
+    """Return whether each of so many ranks on the CPU would train alone without `use_cpu`."""
+    return ranks > 1 and has(own.looked.versions, ALONE_ON_THE_CPU_SINCE, "accelerate")
 
 
 def _saves(own: Own, setting: Setting) -> dict[str, Any]:

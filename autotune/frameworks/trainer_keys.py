@@ -67,12 +67,15 @@ GONE: Mapping[str, tuple[str, str]] = {
     "logging_dir": ("5.15", "set TENSORBOARD_LOGGING_DIR under `env` of the job"),
     "evaluation_strategy": ("4.46", "write `eval_strategy`"),
 }
+# Since then accelerate takes ranks on the CPU for one rank each, unless `use_cpu` says otherwise:
+# they train the same thing side by side (state.py, _prepare_backend, of 1.12.0 and 1.13.0).
+ALONE_ON_THE_CPU_SINCE = "1.13"
 CALLED_OTHERWISE_SINCE = "5.23"  # activation_checkpointing, before: gradient_checkpointing
 
 
-def has(versions: Mapping[str, str], since: str) -> bool:
-    """Return whether the installed transformers is at least `since`; unknown ones are new."""
-    installed = versions.get("transformers")
+def has(versions: Mapping[str, str], since: str, package: str = "transformers") -> bool:
+    """Return whether the installed package is at least `since`; unknown ones are new."""
+    installed = versions.get(package)
     return installed is None or parse_version(installed) >= parse_version(since)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from autotune.core.compatibility import parse_version
 from autotune.core.fault import Fault
 from autotune.core.job import Job
+from autotune.core.memory.workload import Tile
 from autotune.core.plan import Attention, Loss, Plan
 from autotune.frameworks import accelerate_config
 from autotune.frameworks.arguments import Arguments, flag, integer, to_yaml
@@ -21,6 +22,9 @@ from autotune.frameworks.trainer_keys import Habits
 RESUMES_SINCE = "1.14.1"
 # Before it `nll` makes all logits at once and `chunked_nll` does not; since then both are the same.
 ALWAYS_CHUNKS_SINCE = "1.15.0"
+# Of those versions' logits at once: TOKEN_CHUNK_SIZE of kernels/chunked_logprob.py and
+# _CHUNKED_LOGPROB_CHUNK_SIZE of trainer/utils.py (1.15.0 and 1.16.0).
+TILE = Tile(tokens=4096, words=32768)
 # TRL's own accelerate configurations, and how many ranks each asks for.
 _SHIPPED: Mapping[str, Mapping[str, Any]] = {
     "single_gpu": {"distributed_type": "NO", "num_processes": 1, "mixed_precision": "bf16"},
@@ -187,6 +191,7 @@ class Trl(Tool):
             targets_of(own.values.get("lora_target_modules"), own.looked.model_config),
             number_of(own.values.get("lora_dropout"), 0.05),
             own.on("trust_remote_code"),
+            TILE if _always_chunks(own.looked) else None,
         )
 
     def launched(self, given: Given, setting: Setting) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -3,7 +3,7 @@
 import re
 
 from autotune.core.compatibility import parse_version
-from autotune.core.failure import Failure
+from autotune.core.failure import Failure, Trait
 from autotune.core.plan import Plan
 from autotune.core.rung import Result, Rung, Scene
 
@@ -23,7 +23,8 @@ def wanted(scene: Scene) -> tuple[str, ...]:
     if named:
         return (named.group(1),)
     installed = parse_version(scene.around.versions.get("transformers", "0"))
-    if scene.diagnosis.failure in _REWRITTEN and installed >= (5,):
+    own = Trait.OWN_OPERATION in scene.diagnosis.traits  # no code of transformers' called it
+    if scene.diagnosis.failure in _REWRITTEN and installed >= (5,) and not own:
         return (LAST_BEFORE_5,)
     return ()
 

@@ -50,11 +50,14 @@ class EventFile:
         rank: int,
         most_bytes: int | None = None,
         secrets: tuple[bytes, ...] = (),
+        lag_bytes: int = LAG_BYTES,
     ) -> None:
         """Start at the beginning of the file, which may not exist yet; `secrets` are left out.
 
         With `most_bytes` its middle is taken away once it has outgrown them, as that of the log.
+        Of what lies further than `lag_bytes` ahead the middle is not read.
         """
+        self._lag_bytes = lag_bytes
         self._secrets = secrets
         self._path = path
         self._bound = DiskBound(path, most_bytes) if most_bytes is not None else None
@@ -87,7 +90,7 @@ class EventFile:
 
     def _skip(self, size: int) -> None:
         """Leave out the middle of what nobody would read to its end, such as a huge hole."""
-        if self._offset >= HEAD_BYTES and size - self._offset > LAG_BYTES:
+        if self._offset >= HEAD_BYTES and size - self._offset > self._lag_bytes:
             self._splitter.flush()
             self._offset = size - POLL_BYTES
             self.ignored += 1
@@ -106,13 +109,19 @@ class EventFolder:
     """All ranks' files of one attempt, found as they appear."""
 
     def __init__(
-        self, folder: Path, most_bytes: int | None = None, secrets: tuple[bytes, ...] = ()
+        self,
+        folder: Path,
+        most_bytes: int | None = None,
+        secrets: tuple[bytes, ...] = (),
+        lag_bytes: int = LAG_BYTES,
     ) -> None:
         """Follow `folder`, which may not exist yet; each file may take `most_bytes` of disk.
 
-        `secrets` are left out of what is read.
+        `secrets` are left out of what is read, and what lies before the last of a file that is
+        more than `lag_bytes` ahead.
         """
         self._secrets = secrets
+        self._lag_bytes = lag_bytes
         self._folder = folder
         self._most_bytes = most_bytes
         self._files: dict[int, EventFile] = {}
@@ -121,7 +130,9 @@ class EventFolder:
         """Return what is new, rank by rank."""
         for rank, path in self._found():
             if rank not in self._files and len(self._files) < MOST_RANKS:
-                self._files[rank] = EventFile(path, rank, self._most_bytes, self._secrets)
+                self._files[rank] = EventFile(
+                    path, rank, self._most_bytes, self._secrets, self._lag_bytes
+                )
         return [event for rank in sorted(self._files) for event in self._files[rank].poll()]
 
     def gaps(self) -> tuple[Gap, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from autotune.core.evidence import Card
 from autotune.core.kernel_message import normal_bus_id
+from autotune.world.patient_nvml import PatientNvml
 from autotune.world.xid_events import XidEvents
 
 # Memory in use that NVML's list of processes leaves out: the driver's own share stays below it.
@@ -42,7 +43,7 @@ class Health:
     """What NVML tells of the health of one GPU at one moment; None where it does not tell."""
 
     bus_id: str = ""
-    answers: bool = True
+    answers: bool | None = True  # None: the driver as a whole did not answer in time
     uncorrected_errors: int | None = None
     remap_pending: bool | None = None
     remap_failed: bool | None = None
@@ -59,21 +60,28 @@ class Gpus:
         self.broken = False  # a driver is installed and cannot be asked
         self.indices: tuple[int, ...] | None = None  # of the job; None: all of the machine
         self._present: list[Gpu] | None = None
+        self._uuids: dict[int, str] = {}  # a driver that hangs must not cost us a lease
 
     def present(self) -> list[Gpu]:
         """Return every GPU that answers, in index order, as it was when first asked."""
         if self._present is None:
-            self._present = self._ask() if self._nvml is not None else []
+            try:
+                self._present = self._ask() if self._nvml is not None else []
+            except self._nvml.NVMLError as error:  # type: ignore[union-attr]
+                self._present, self.broken, self.why_none = [], True, f"NVML: {error}"
         return self._present
 
     def _ask(self) -> list[Gpu]:
-        nvml, found = self._nvml, []
-        for index in range(nvml.nvmlDeviceGetCount()):  # type: ignore[union-attr]
+        nvml: Any = self._nvml
+        found = []
+        for index in range(nvml.nvmlDeviceGetCount()):
             try:
-                handle = nvml.nvmlDeviceGetHandleByIndex(index)  # type: ignore[union-attr]
-                name = nvml.nvmlDeviceGetName(handle)  # type: ignore[union-attr]
-                memory = nvml.nvmlDeviceGetMemoryInfo(handle)  # type: ignore[union-attr]
-            except nvml.NVMLError:  # type: ignore[union-attr]
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                name = nvml.nvmlDeviceGetName(handle)
+                memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+            except nvml.NVMLError_Timeout:
+                raise  # the driver hangs, and nothing is known of any card
+            except nvml.NVMLError:
                 continue  # a GPU that fell off the bus does not answer
             text = name.decode() if isinstance(name, bytes) else str(name)
             found.append(Gpu(index, text, int(memory.total), int(memory.free)))
@@ -153,12 +161,15 @@ class Gpus:
         """Return what names a GPU on this machine and any other; "" where it does not answer."""
         if self._nvml is None:
             return ""
-        try:
-            handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-            found = self._nvml.nvmlDeviceGetUUID(handle)
-        except self._nvml.NVMLError:
-            return ""
-        return found.decode("ascii", "replace") if isinstance(found, bytes) else str(found)
+        if index not in self._uuids:
+            try:
+                handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+                found = self._nvml.nvmlDeviceGetUUID(handle)
+            except self._nvml.NVMLError:
+                return ""
+            text = found.decode("ascii", "replace") if isinstance(found, bytes) else str(found)
+            self._uuids[index] = text
+        return self._uuids[index]
 
     def health(self) -> dict[int, "Health"]:
         """Return the health of each of the job's GPUs; of one that is lost, only that."""
@@ -179,10 +190,7 @@ class Gpus:
     def index_of(self, uuid: str) -> int | None:
         """Return the index of the GPU with this UUID, or one that begins so."""
         for gpu in self.present():
-            handle = self._nvml.nvmlDeviceGetHandleByIndex(gpu.index)  # type: ignore[union-attr]
-            found = self._nvml.nvmlDeviceGetUUID(handle)  # type: ignore[union-attr]
-            text = found.decode() if isinstance(found, bytes) else str(found)
-            if text.startswith(uuid):
+            if self.uuid_of(gpu.index).startswith(uuid):
                 return gpu.index
         return None
 
@@ -193,6 +201,7 @@ class Gpus:
         """Return these GPUs of the machine; None: all of them."""
         part = Gpus(self._nvml, self.why_none)
         part.indices, part.broken, part._present = indices, self.broken, self._present
+        part._uuids = self._uuids
         return part
 
     def silent(self) -> tuple[int, ...]:
@@ -209,8 +218,9 @@ def find_gpus() -> Gpus:
         import pynvml
     except ImportError:
         return Gpus(None, "pynvml is not installed")
+    nvml = PatientNvml(pynvml)
     try:
-        pynvml.nvmlInit()
+        nvml.nvmlInit()
     except pynvml.NVMLError_LibraryNotFound:
         return Gpus(None, "no NVIDIA driver is installed")
     except pynvml.NVMLError as error:
@@ -218,7 +228,7 @@ def find_gpus() -> Gpus:
         gpus = Gpus(None, f"NVML: {error}")
         gpus.broken = True
         return gpus
-    return Gpus(pynvml)
+    return Gpus(nvml)
 
 
 def changed(before: dict[int, Health], after: dict[int, Health]) -> tuple[Card, ...]:
@@ -231,7 +241,7 @@ def changed(before: dict[int, Health], after: dict[int, Health]) -> tuple[Card, 
             errors = max(0, new.uncorrected_errors - old.uncorrected_errors)
         cards.append(
             Card(
-                index, old.bus_id, old.answers and not new.answers, errors,
+                index, old.bus_id, bool(old.answers) and new.answers is False, errors,
                 _newly(old.remap_pending, new.remap_pending),
                 _newly(old.remap_failed, new.remap_failed), new.slowed_by,
             )
@@ -247,6 +257,8 @@ def _health(nvml: Any, index: int) -> Health:
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         nvml.nvmlDeviceGetMemoryInfo(handle)
+    except nvml.NVMLError_Timeout:
+        return Health(answers=None)
     except nvml.NVMLError:
         return Health(answers=False)
 

@@ -72,6 +72,10 @@ def read_document(path: Path) -> Document:
         raise InputError(Fault(what, str(path), hint)) from error
     except (YAMLError, ValueError, RecursionError) as error:
         raise InputError(Fault(f"the file is not YAML: {error}", str(path))) from error
+    except (LookupError, RuntimeError) as error:  # from the library: an odd sign or odd comments
+        what = f"the file cannot be read as YAML ({type(error).__name__}: {error})"
+        hint = "look for a `-` or `+` where a number belongs, and for comments after `|` or `>`"
+        raise InputError(Fault(what, str(path), hint)) from error
 
 
 def validate(model: type[Model], document: Document, *below: str | int) -> Model:

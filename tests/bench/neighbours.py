@@ -67,6 +67,7 @@ class Result:
     unnamed: int  # attempts ended by a neighbour and named as something else
     moved: bool  # trained on more than one GPU
     right_rung: bool  # too large for any card, and given another plan
+    waited: float  # seconds
 
 
 class World:
@@ -159,7 +160,7 @@ def outlook(world: World, start: Plan) -> Outlook:
 def wait(world: World, story: Story, step: Wait, start: Plan) -> Waited:
     """Let time pass as the supervisor does."""
     began = world.at
-    while world.at - began < step.seconds:
+    while True:
         if step.for_devices:
             then = dataclasses.replace(story, pending=None)
             if not isinstance(next_step(then, outlook(world, start)), Wait):
@@ -168,8 +169,9 @@ def wait(world: World, story: Story, step: Wait, start: Plan) -> Waited:
             seats = world.seating().seats
             if min(seats[gpu].free_bytes or 0 for gpu in story.devices) >= step.free_bytes:
                 return Waited(world.at - began, room=True)
+        if world.at - began >= step.seconds:
+            return Waited(world.at - began, None if step.for_devices else False)
         world.at += TICK
-    return Waited(world.at - began, None if step.for_devices else False)
 
 
 def simulate(seed: int) -> Result:
@@ -194,6 +196,7 @@ def simulate(seed: int) -> Result:
                 unnamed=unnamed,
                 moved=len({one.launch.devices for one in story.attempts}) > 1,
                 right_rung=other and not world.fits,
+                waited=story.waited_seconds,
             )
         seen = world.train(step)
         named = diagnose(seen)
@@ -229,6 +232,7 @@ def _counted(one: Result) -> dict[str, int]:
         "runs that moved": one.fits and one.moved,
         "jobs too large for a card": not one.fits,
         "of these given a rung": one.right_rung,
+        "minutes that jobs too large for a card waited": round(one.waited / 60) * (not one.fits),
     }
 
 

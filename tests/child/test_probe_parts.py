@@ -217,6 +217,28 @@ def test_no_two_of_many_rows_have_the_same_hash(torch: Any) -> None:
     assert len(hashes) == len(rows)
 
 
+@pytest.mark.parametrize("kind", ["int64", "int32", "uint8"])
+def test_arrays_and_tensors_come_to_the_same_fingerprint(
+    torch: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autotune.child.probe import fingerprint
+
+    ids = torch.randint(0, 200, (7, 33), generator=torch.Generator().manual_seed(2))
+    ids = ids.to(getattr(torch, kind))
+    both = [{"input_ids": ids}, {"input_ids": ids, "attention_mask": ids > 9}]
+    fast = [fingerprint.of_rows(one) for one in both]
+    # As on a GPU, or where torch was built for another numpy.
+    monkeypatch.setattr(fingerprint, "as_arrays", lambda *given: given)
+    slow = [fingerprint.of_rows(one) for one in both]
+    for one, other in zip(fast, slow, strict=True):
+        assert one is not None
+        assert other is not None
+        assert isinstance(one[0], int)
+        assert isinstance(other[0], torch.Tensor)
+        assert fingerprint.shown(one[0]) == fingerprint.shown(int(other[0]))
+        assert one[1:] == (int(other[1]), *other[2:])
+
+
 @pytest.mark.parametrize("inputs", [None, "text", {}, {"input_ids": [1, 2]}, (1, 2)])
 def test_what_holds_no_rows_of_tokens_has_no_fingerprint(torch: Any, inputs: Any) -> None:
     from autotune.child.probe import fingerprint
@@ -234,6 +256,56 @@ def test_figures_of_memory_are_those_of_this_process() -> None:
     assert (held["peak_data_bytes"] or 0) >= (held["data_bytes"] or 0) > 2**20
     assert (held["peak_rss_bytes"] or 0) >= (held["rss_bytes"] or 0) > 2**20
     assert held["allocated_bytes"] is None
+
+
+@pytest.fixture
+def bare_told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is told of a process of 900 bytes without its model, event by event."""
+    from autotune.child.probe import events, figures, reports
+
+    told: list[Any] = []
+    monkeypatch.setattr(reports, "_told", {})
+    monkeypatch.setattr(figures, "of_process", lambda: {"VmData:": 900})
+    monkeypatch.setattr(events, "emit", lambda kind, **fields: told.append((kind, fields)))
+    return told
+
+
+def model_of(**more: Any) -> SimpleNamespace:
+    one = SimpleNamespace(numel=lambda: 50, element_size=lambda: 2, **more)
+    return SimpleNamespace(parameters=lambda: [one, one], buffers=lambda: [one])
+
+
+def test_what_a_process_takes_without_its_model_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, bare_told: list[Any]
+) -> None:
+    from autotune.child.probe import reports
+
+    monkeypatch.setattr(state, "trainer", SimpleNamespace(model=model_of()))
+    for phase in ("train", "optimizer_creation", "optimizer_creation"):
+        reports.bare(name=phase)
+    assert bare_told == [("probe", {"moment": "base", "peak_bytes": 600, "held_bytes": 600})]
+
+
+@pytest.mark.parametrize("trainer", [None, SimpleNamespace(model=model_of(ds_id=3))])
+def test_of_a_model_that_is_sharded_or_not_known_it_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, bare_told: list[Any], trainer: Any
+) -> None:
+    from autotune.child.probe import reports
+
+    monkeypatch.setattr(state, "trainer", trainer)
+    reports.bare(name="optimizer_creation")
+    assert bare_told == []
+
+
+def test_on_a_gpu_it_is_not_told_since_the_allocator_knows(
+    monkeypatch: pytest.MonkeyPatch, bare_told: list[Any]
+) -> None:
+    from autotune.child.probe import figures, reports
+
+    monkeypatch.setattr(figures, "cuda_in_use", lambda: object())
+    monkeypatch.setattr(state, "trainer", SimpleNamespace(model=model_of()))
+    reports.bare(name="optimizer_creation")
+    assert bare_told == []
 
 
 def test_a_share_of_the_card_is_capped_only_once_cuda_is_used(

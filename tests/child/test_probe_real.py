@@ -62,6 +62,9 @@ def test_a_trainer_tells_all_of_itself_until_memory_is_refused(tmp_path: Path) -
     assert [event["error"] for event in events if event["kind"] == "probe_gap"] == []
     phases = [event["phase"] for event in events if event["kind"] == "phase"]
     assert phases == ["optimizer_creation", "train", "save", "train", "eval", "train", "finish"]
+    (base,) = (event for event in events if event["kind"] == "probe")
+    assert base["moment"] == "base"
+    assert 2**20 < base["held_bytes"] < events[-1]["memory"]["data_bytes"]
     (settings,) = (event for event in events if event["kind"] == "settings")
     expected = {
         "micro_batch": 2, "accumulation": 2, "global_batch": 4, "world_size": 1, "zero_stage": 0,

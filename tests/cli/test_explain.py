@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autotune.cli.explain import explain
+from autotune.core.scan import Scanner
 
 SHORTAGE = "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
 
@@ -67,3 +68,30 @@ def test_a_log_of_a_windows_shell_or_in_chinese_is_read_like_any_other(
     (tmp_path / "a.log").write_bytes(mark + words.encode(encoding))
     assert explain([str(tmp_path / "a.log")], device="cpu", as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["failure"] == "device_oom"
+
+
+def test_of_a_log_with_a_hole_the_ends_are_read_and_nothing_of_what_comes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "output.log"
+    with log.open("wb") as file:
+        file.write(b"begun\n")
+        file.seek(2**40)
+        file.write(f"{SHORTAGE}\n".encode())
+    read: list[bytes] = []
+
+    class Growing(Scanner):
+        """Sees the training write on while it is read."""
+
+        def read(self, block: bytes) -> None:
+            """Read a block, for which one more is written."""
+            read.append(block)
+            assert len(read) < 100
+            with log.open("ab") as file:
+                file.write(b"x" * 2**20 + b"\n")
+            super().read(block)
+
+    monkeypatch.setattr("autotune.cli.explain.Scanner", Growing)
+
+    assert explain([str(log)], device="cpu", as_json=True) == 0
+    assert any(SHORTAGE.encode() in block for block in read)

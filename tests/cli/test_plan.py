@@ -7,6 +7,7 @@ import pytest
 
 from autotune.cli.parts import parts_table
 from autotune.cli.plan import as_text, show_plan
+from autotune.core.allowing import Allowing
 from tests.builders import plan
 from tests.core.test_outlined import FOUND, outline, prospect
 from tests.outcomes import MIB
@@ -62,6 +63,22 @@ def test_where_nothing_fits_the_proof_and_the_smallest_plan_are_shown() -> None:
     assert "Where its 2.93 GiB go" in said
     assert "none likely to fit" in said
     assert "Chosen" not in said
+
+
+def test_what_the_owner_could_allow_is_said_before_all_else_that_is_no_choice() -> None:
+    allowing = Allowing(("eight_bit_optimizer",), FOUND[2])
+    for changes in ({"chosen": None, "proof": "it is too large"}, {"chosen": 1}):
+        said = text(width=120, allowing=allowing, **changes)
+        words = "What you can do: put `allow: [eight_bit_optimizer]` into the job"
+        assert said.index(words) < said.index("Where its")
+    assert "What you can do" not in text()
+
+
+def test_beside_json_it_is_said_to_people(capsys: pytest.CaptureFixture[str]) -> None:
+    show_plan(outline(allowing=Allowing(("eight_bit_optimizer",), FOUND[2])), as_json=True)
+    said = capsys.readouterr()
+    assert "eight_bit_optimizer" not in said.out
+    assert said.err.startswith("What you can do: put `allow: [eight_bit_optimizer]`")
 
 
 def test_what_would_not_be_launched_is_not_counted_as_likely_to_fit() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from autotune.core.failure import Failure
+from autotune.core.fault import CannotRecord
 from autotune.core.history import Story, fold, tell
 from autotune.core.record import (
     AttemptEnded,
@@ -114,3 +115,10 @@ def test_only_attempts_after_the_last_progress_stand_without_it() -> None:
 def test_unknown_progress_neither_resets_nor_counts() -> None:
     assert numbers(0, None, 0) == [1, 3]
     assert numbers(5, None, 5) == [3]
+
+
+@pytest.mark.parametrize("event", [ENDED, AttemptStarted(7, 5, 1.0, "boot"), Prepared(7, True)])
+def test_an_attempt_that_was_never_decided_is_refused_in_a_sentence(event: Event) -> None:
+    story: list[Event] = [STARTED, Decided(builders.launch(3)), event]
+    with pytest.raises(CannotRecord, match=r"attempt [17], which it never decided"):
+        fold(story)

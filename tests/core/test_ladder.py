@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from autotune.core.breaks import broken_settings
 from autotune.core.carry import Carry, CarryKind
 from autotune.core.failure import Failure, Phase
 from autotune.core.history import Attempt, Story
-from autotune.core.ladder import Choice, Means, broken_settings, choose
+from autotune.core.ladder import Choice, Means, choose
 from autotune.core.plan import Change, Plan
 from autotune.core.policy import Policy, Rule
 from autotune.core.rung import Result, Rung, Scene

@@ -1,5 +1,6 @@
 """A policy is loaded whole or refused with line and nearest name; shipped ones answer all."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -301,6 +302,9 @@ def test_every_fact_is_true_somewhere_and_false_elsewhere(fact: str) -> None:
         told = builders.diagnosis(traits=(trait,))
         shown = FACTS[fact](builders.scene(why=told))
         holds[trait.value] = holds.get(trait.value, False) or shown
+    holds["beside_neighbour"] = FACTS[fact](
+        dataclasses.replace(builders.scene(), beside_neighbour=True)
+    )
     assert holds[fact]
     assert not all(holds.values())
 

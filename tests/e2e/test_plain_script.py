@@ -62,7 +62,7 @@ def relaunch(run: Path) -> Path:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         ["sh", str(run / "known-good" / "launch.sh")],
-        env=env, capture_output=True, text=True, timeout=300, check=False,
+        env=env, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return run / "known-good" / "output"
@@ -73,7 +73,7 @@ def test_a_script_that_runs_out_of_memory_late_goes_on_with_less_and_leaves_its_
     tmp_path: Path,
 ) -> None:
     job = make_job(tmp_path, proof=False)
-    assert real_job.begin(job).wait(timeout=300) == 0, (job.parent / "terminal").read_text()
+    assert real_job.begin(job).wait(timeout=600) == 0, (job.parent / "terminal").read_text()
     run = tmp_path / "runs" / "plain"
     first, *rest = launches(run)
     assert first["plan"]["micro_batch"] == 8
@@ -105,7 +105,7 @@ def test_every_way_to_start_a_script_ends_with_a_proven_known_good_that_relaunch
     tmp_path: Path, start: tuple[str, ...], more: tuple[str, ...], ranks: int
 ) -> None:
     job = make_job(tmp_path, *more, start=start)
-    assert real_job.begin(job).wait(timeout=500) == 0, (job.parent / "terminal").read_text()
+    assert real_job.begin(job).wait(timeout=900) == 0, (job.parent / "terminal").read_text()
     run = tmp_path / "runs" / "plain"
     first, *rest = launches(run)
     assert first["plan"]["world_size"] == ranks
@@ -129,16 +129,16 @@ def test_a_stop_saves_the_script_at_its_next_step_and_the_same_command_goes_on(
     assert begun.wait(timeout=120) == 4
     saved = [one.name for one in (run / "checkpoints").glob("checkpoint-*")]
     assert len(saved) == 1
-    assert real_job.begin(job).wait(timeout=300) == 0
+    assert real_job.begin(job).wait(timeout=600) == 0
     assert launches(run)[1]["checkpoint_step"] == int(saved[0].rpartition("-")[2])
 
 
 @pytest.mark.slow
 def test_the_resumed_script_trains_what_an_undisturbed_one_would_have(tmp_path: Path) -> None:
     calm = make_job(tmp_path / "calm", proof=False, devices={"use": 1})
-    assert real_job.begin(calm).wait(timeout=300) == 0
+    assert real_job.begin(calm).wait(timeout=600) == 0
     job = make_job(tmp_path / "short", proof=False)
-    assert real_job.begin(job).wait(timeout=300) == 0
+    assert real_job.begin(job).wait(timeout=600) == 0
     run, still = (tmp_path / one / "runs" / "plain" for one in ("short", "calm"))
     last = launches(run)[-1]["attempt"]
     trained = {k: v for n in range(1, last + 1) for k, v in losses(run, f"{n:03d}").items()}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from autotune.frameworks.trl import TILE
 from tests import environments
 from tests.e2e import real_job
 from tests.e2e.test_plain_script import launches
@@ -68,10 +69,21 @@ def relaunch(run: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         ["sh", str(run / "known-good" / "launch.sh")],
-        env=environment, capture_output=True, text=True, timeout=400, check=False,
+        env=environment, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert (run / "known-good" / "output" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_tile_of_its_loss_is_as_large_as_we_predict() -> None:
+    script = (
+        "from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE as tokens;"
+        "from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as words; print(tokens, words)"
+    )
+    asked = [str(environments.python("trl")), "-c", script]
+    told = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+    assert told.split() == [str(TILE.tokens), str(TILE.words)]
 
 
 @pytest.mark.slow
@@ -86,7 +98,7 @@ def test_trl_goes_on_with_less_and_leaves_a_configuration_that_trl_relaunches(
     tmp_path: Path, flags: tuple[str, ...], config: dict[str, Any], ranks: int
 ) -> None:
     job = make_job(tmp_path, ranks, *flags, **config)
-    assert real_job.begin(job).wait(timeout=560) == 0, (tmp_path / "terminal").read_text()
+    assert real_job.begin(job).wait(timeout=1200) == 0, (tmp_path / "terminal").read_text()
     run = tmp_path / "runs" / "trl"
     first, *rest = launches(run)
     assert first["plan"]["world_size"] == ranks

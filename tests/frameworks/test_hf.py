@@ -10,7 +10,7 @@ from autotune.core.fault import Fault
 from autotune.core.job import Batch, Job
 from autotune.core.outlook import shape_of
 from autotune.core.plan import KNOBS, Plan
-from autotune.frameworks.arguments import Arguments
+from autotune.frameworks.arguments import Arguments, flag
 from autotune.frameworks.framework import Looked, Program, Setting
 from autotune.frameworks.hf import Hf
 from tests import builders
@@ -243,6 +243,27 @@ def test_a_resume_names_its_checkpoint_and_a_proof_trains_one_step_of_it() -> No
     proof = values(HF.program(setting(plan, given, seen, resume=resume, mode="prove")))
     assert (proof["max_steps"], proof["save_strategy"]) == (8, "no")
     assert proof["output_dir"] == "/runs/a/attempts/003/output"
+
+
+@pytest.mark.parametrize(
+    ("device", "ranks", "accelerate", "told"),
+    [
+        ("cpu", 2, "1.15.0", True),
+        ("cpu", 2, "1.12.0", None),  # this one takes ranks without a GPU for ranks on the CPU
+        ("cpu", 1, "1.15.0", None),
+        ("cuda", 2, "1.15.0", None),
+    ],
+)
+def test_several_ranks_on_the_cpu_are_told_so_since_each_would_train_alone(
+    device: str, ranks: int, accelerate: str, told: bool | None
+) -> None:
+    given, seen = job(), looked(versions={**NEW, "accelerate": accelerate})
+    plan = HF.start(given, seen, ranks)
+    program = HF.program(setting(plan, given, seen, device=device))
+    assert flag(values(program).get("use_cpu", "")) is told
+    seen = looked(versions={**NEW, "accelerate": accelerate, "torch": f"2.13.0+{device}"})
+    noted = [note.what for note in HF.notes(given, seen, ranks, "job.yaml:3")]
+    assert any("`use_cpu` is switched on" in what for what in noted) is bool(told)
 
 
 def test_the_users_own_interval_is_kept_unless_the_job_says_one() -> None:

@@ -37,6 +37,14 @@ def test_a_plan_starts_where_trl_would_with_its_own_defaults() -> None:
     assert (start.method, start.zero_stage) == ("full", 0)
 
 
+@pytest.mark.parametrize(("version", "tiled"), [("1.14.1", False), ("1.15.0", True)])
+def test_a_trl_that_always_takes_the_loss_in_tiles_is_predicted_so(
+    version: str, tiled: bool
+) -> None:
+    asked = trl(trl_version=version)
+    assert (asked.framework.trained(asked.job, asked.looked).tile is not None) is tiled
+
+
 def test_bf16_is_trained_in_unless_something_is_said() -> None:
     assert replace(trl(), documents={"mine.yaml": {**CONFIG, "bf16": None}}).start.dtype == "bf16"
     assert trl(bf16=None, fp16=True).start.dtype == "fp16"

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from autotune.core.failure import Failure
+from autotune.core.failure import Failure, Trait
 from autotune.core.job import Pins
 from autotune.core.rung import Scene
 from autotune.rungs.pin_packages import LAST_BEFORE_5, RUNG
@@ -63,3 +63,11 @@ def test_anything_else_that_pip_would_take_is_refused(one: str) -> None:
 def test_pinning_from_the_start_needs_packages() -> None:
     with pytest.raises(ValidationError, match="needs `packages`"):
         Pins.model_validate({"use": "always"})
+
+
+def test_what_the_trainings_own_code_calls_is_not_mended_by_an_older_transformers() -> None:
+    gap = builders.diagnosis(Failure.DTYPE_KERNEL_GAP, traits=(Trait.OWN_OPERATION,))
+    where = builders.around(versions={"transformers": "5.23.0"})
+    assert pinned(builders.scene(why=gap, where=where)) == ()
+    named = builders.around(versions={"transformers": "5.23.0"}, pins=("torch==2.12.0",))
+    assert pinned(builders.scene(why=gap, where=named)) == ("torch==2.12.0",)

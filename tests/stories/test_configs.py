@@ -5,22 +5,15 @@ training's Python says that the rows are as long as they may be.
 """
 
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from autotune import foreseeing
-from autotune.cli import wiring
-from autotune.cli.plan import plan
-from autotune.world.gpu import Gpus
+from tests.stories.at_size import CONFIGS, describe, python_in, rungs, told_of
 
-ROOT = Path(__file__).parents[2]
-GIB = 2**30
-CONFIGS: dict[str, dict[str, Any]] = {
+MODELS: dict[str, dict[str, Any]] = {
     "chatglm3-6b": {
         "model_type": "chatglm", "num_layers": 28, "hidden_size": 4096, "ffn_hidden_size": 13696,
         "num_attention_heads": 32, "multi_query_attention": True, "multi_query_group_num": 2,
@@ -39,49 +32,30 @@ PARAMETERS = {"chatglm3-6b": 6_243_584_000, "Llama-2-13b-hf": 13_015_864_320}
 @pytest.fixture
 def cards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four empty cards of 24 GiB, in a host with 60 GiB for each rank."""
-    monkeypatch.setenv("FAKE_GPUS", "0,1,2,3")
-    # It reads the environment when it is imported.
-    from tests.e2e.on_fake_gpus import FakeNvml
-
-    class Nvml(FakeNvml):
-        def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
-            return SimpleNamespace(total=24 * GIB, free=24 * GIB - handle)
-
-    monkeypatch.setattr(wiring, "find_gpus", lambda: Gpus(Nvml()))
-    monkeypatch.setattr(foreseeing, "room_of_a_rank", lambda *_: 60 * GIB)
+    describe(monkeypatch, 24, 24, 24, 24, host=60)
 
 
 def planned(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """Lay out what the job's paths name, and return what `autotune plan --json` says of it."""
     yaml = YAML(typ="safe", pure=True)
-    job = yaml.load((ROOT / "configs" / name).read_text())
+    job = yaml.load((CONFIGS / name).read_text())
     model = folder / job["settings"]["model"]
     model.mkdir(parents=True)
-    (model / "config.json").write_text(json.dumps(CONFIGS[model.name]))
+    (model / "config.json").write_text(json.dumps(MODELS[model.name]))
     (model / "tokenizer.json").write_text("{}")
     with (model / "model.safetensors").open("wb") as weights:
         weights.truncate(2 * PARAMETERS[model.name])  # 16 bits each, and no block on the disk
     rows = folder / job["settings"]["data"]["train"]
     rows.parent.mkdir()
     rows.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
-    python = folder / "python"
-    stand_in = ROOT / "tests" / "zoo" / "fast_python.py"
-    python.write_text(f'#!/bin/sh\nFAST_TORCH=2.13.0 exec "{sys.executable}" "{stand_in}" "$@"\n')
-    python.chmod(0o755)
     longest = [job["settings"]["data"]["sequence"]] * 4
     job |= {
-        "python": "./python",
+        "python": python_in(folder),
         "env": {"FAST_STORY": json.dumps({"survey": {"longest": longest}})},
     }
     with (folder / "job.yaml").open("w") as file:
         YAML().dump(job, file)
-    assert plan(folder / "job.yaml", as_json=True) == 0
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return told
-
-
-def rungs(of: dict[str, Any]) -> list[str]:
-    return [change["rung"] for change in of["changes"]]
+    return told_of(folder / "job.yaml", capsys)
 
 
 def test_lora_on_chatglm3_with_8k_tokens_fits_one_card_without_4_bit_or_offload(

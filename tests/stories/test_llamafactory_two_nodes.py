@@ -22,27 +22,15 @@ from autotune.core.outlook import Outlook
 from autotune.foreseeing import Foreseer
 from autotune.frameworks.framework import Setting
 from autotune.ground import Ground
-from autotune.world.gpu import Gpu, Gpus
+from tests.stories.at_size import CONFIGS, GIB, Cards
 
-GIB = 2**30
-JOB = Path(__file__).parents[2] / "configs" / "llamafactory_32b" / "job.yaml"
+JOB = CONFIGS / "llamafactory_32b" / "job.yaml"
 HOSTS = 2 * 1024 * GIB  # of both nodes
 VERSIONS = {
     "llamafactory": "0.9.5", "torch": "2.9.1", "transformers": "5.6.0", "peft": "0.18.1",
     "accelerate": "1.11.0", "trl": "0.24.0", "datasets": "4.0.0", "deepspeed": "0.19.8",
     "bitsandbytes": "0.50.2", "liger-kernel": "0.8.2",
 }  # fmt: skip
-
-
-class Cards(Gpus):
-    """Cards of these sizes in GiB, on which nothing runs."""
-
-    def __init__(self, *gib: int) -> None:
-        super().__init__(None)
-        self._cards = [Gpu(i, "card", size * GIB, size * GIB) for i, size in enumerate(gib)]
-
-    def present(self) -> list[Gpu]:
-        return self._cards
 
 
 class Silent:

@@ -85,3 +85,17 @@ def test_no_event_however_wrong_its_types_breaks_anything(fields: dict[str, obje
 @given(st.binary(max_size=100))
 def test_no_bytes_break_anything(raw: bytes) -> None:
     parse_event(raw, 0)
+
+
+def test_who_only_asks_for_now_reads_the_beginning_and_the_end(tmp_path: Path) -> None:
+    steps = 40_000
+    with (tmp_path / "rank0.jsonl").open("w") as file:
+        file.write(json.dumps({"kind": "settings", "total_steps": steps}) + "\n")
+        for step in range(steps):
+            file.write(json.dumps({"kind": "step", "step": step, "pad": "x" * 400}) + "\n")
+    events, found = EventFolder(tmp_path, lag_bytes=2**20), []
+    while new := events.poll():
+        found += new
+    assert found[0].kind == "settings"
+    assert found[-1].fields["step"] == steps - 1
+    assert len(found) < 0.8 * steps

@@ -73,10 +73,22 @@ def test_after_a_torn_line_the_next_event_starts_a_line_of_its_own(tmp_path: Pat
     assert tuple(read_journal(path)) == EVENTS
 
 
-def test_a_damaged_line_before_the_last_is_an_error_with_its_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"junk",
+        b"[]",
+        b'{"v": 1, "at": 1.0, "event": {}}',
+        b'{"v": 1, "at": 1.0, "event": "decided", "step": []}',
+        b'{"v": 1, "at": 1.0, "event": "waited", "seconds": 1' + b"0" * 400 + b"}",
+    ],
+)
+def test_a_damaged_line_before_the_last_is_an_error_with_its_number(
+    tmp_path: Path, junk: bytes
+) -> None:
     path = tmp_path / "journal.jsonl"
     lines = written(path).split(b"\n")
-    lines[2] = b"junk"
+    lines[2] = junk
     path.write_bytes(b"\n".join(lines))
 
     with pytest.raises(CannotRecord) as caught:

@@ -16,6 +16,8 @@ from autotune.world.yaml_files import read_document
         ("x:\n  ? {a: {b: 1}}\n", "a key of the file is itself a mapping"),
         ("[" * 5000, "not YAML"),
         ("a: *nobody", "not YAML"),
+        ("a: -_", "cannot be read as YAML (IndexError"),
+        ("a:\n  |\nb:  # c\n d\n  \n", "cannot be read as YAML (NotImplementedError"),
     ],
 )
 def test_a_file_that_is_no_yaml_is_refused_in_a_sentence(

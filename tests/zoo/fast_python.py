@@ -23,6 +23,9 @@ attempt fail that finds an extension which an earlier run has compiled.
 (a file is not what its rank says), "alone" (rank 1 writes nothing), "elsewhere" (rank 1 is at
 another step) or "late" (not before there is a file "save-now" in the run folder).
 
+With "cuda" memory is refused in CUDA's words, and each step for a neighbour's sake while the file
+"crowded" is there.
+
 "survey" is what it answers when asked: changes to SURVEY, or "hangs", "floods" or "fails". "probes"
 {"moment": [peak, held]} is told before the first step. "step_seconds" {"8": 0.5} is how long a step
 is said to take at that micro-batch, "8 checkpointed" with activation checkpointing; really it takes
@@ -312,12 +315,9 @@ class Rank:
         if words:
             self.fail(words, step)
         fits = {int(k): v for k, v in self.story.get("fits", {}).items() if int(k) < step}
-        if fits and micro > fits[max(fits)]:
-            size = 4096 * micro
-            self.fail(
-                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
-                f"allocate memory: you tried to allocate {size} bytes. Error code 12", step
-            )  # fmt: skip
+        crowded = "crowded" in self.story and Path(self.story["crowded"]).exists()
+        if crowded or (fits and micro > fits[max(fits)]):
+            self.fail(self.refusal(micro, crowded), step)
         size = self.train["batch"]["global"]
         samples = list(range((step - 1) * size, step * size))
         if self.attempt in self.story.get("other_samples_in", []):
@@ -329,6 +329,21 @@ class Rank:
             samples=samples, tokens=8 * size, memory={"data_bytes": 10**8 * micro}, batch_rows=size,
             batch_fingerprint=f"{fingerprint(samples):016x}",
         )  # fmt: skip
+
+    def refusal(self, micro: int, crowded: bool) -> str:
+        """Return the words of an allocator that has no more."""
+        if not self.story.get("cuda"):
+            return (
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+                f"allocate memory: you tried to allocate {4096 * micro} bytes. Error code 12"
+            )
+        held = 8 if crowded else 78
+        return (
+            "CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has a total capacity of 80.00 "
+            f"GiB of which 1.00 GiB is free. Including non-PyTorch memory, this process has {held}"
+            f".00 GiB memory in use. Of the allocated memory {held - 1}.00 GiB is allocated by "
+            "PyTorch, and 100.00 MiB is reserved by PyTorch but unallocated."
+        )
 
     def said_seconds(self) -> float:
         """Return how long a step is said to take under this plan."""

@@ -39,12 +39,33 @@ def listen() -> None:
     if settings.get("own_events"):
         return
     moments.on("phase", lambda name: events.emit("phase", phase=name, memory=figures.memory()))
+    moments.on("phase", bare)
     moments.on("steps_begin", steps_begin)
     moments.on("micro_begin", micro_begin)
     moments.on("micro_end", micro_end)
     moments.on("grad_norm", grad_norm)
     moments.on("boundary", boundary)
     moments.on("save_end", save_end)
+
+
+def bare(name: str) -> None:
+    """Once, where all memory is the process's own: what it takes without its model.
+
+    What tools import differs by more than a gigabyte, and nobody can tell beforehand.
+    """
+    model = getattr(state.trainer, "model", None)
+    if name != "optimizer_creation" or model is None or _told.get("bare"):
+        return
+    _told["bare"] = True
+    whole = figures.of_process().get("VmData:")
+    if whole is None or figures.cuda_in_use() is not None:
+        return
+    tensors = (*model.parameters(), *model.buffers())
+    if any(hasattr(one, "ds_id") for one in tensors):
+        return  # sharded as it was made: a tensor does not know what lies here of it
+    held = whole - sum(one.numel() * one.element_size() for one in tensors)
+    if held > 0:
+        events.emit("probe", moment="base", peak_bytes=held, held_bytes=held)
 
 
 def steps_begin(trainer: Any, engine: Any) -> None:

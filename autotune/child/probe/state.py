@@ -14,6 +14,7 @@ training = False  # between the first step and the last; a rehearsal is not
 trainer: "Any" = None  # the transformers.Trainer whose `train` runs, if one does
 
 _armed_pid = 0
+_rank: "int | None" = None  # as torch.distributed gave it, which it does once
 _held: "dict[str, Any]" = {}
 
 
@@ -47,11 +48,15 @@ def armed() -> bool:
 
 def rank() -> int:
     """The number of this rank: as torch.distributed has it, else as the launcher said, else 0."""
+    global _rank
+    if _rank is not None:
+        return _rank
     torch = sys.modules.get("torch")
     distributed = getattr(torch, "distributed", None)
     try:
         if distributed is not None and distributed.is_available() and distributed.is_initialized():
-            return int(distributed.get_rank())
+            _rank = int(distributed.get_rank())
+            return _rank
         return int(os.environ.get("RANK", "0"))
     except (AttributeError, ValueError):  # torch is half imported, or RANK is no number
         return 0

@@ -126,7 +126,9 @@ def _overhead(workload: Workload, traced: Traced | None) -> int:
         share = LOST[whole_segments]
         return round(share * 4 * shape.vocab * workload.tokens)
     pieces, head = LOST_OF_PIECES[whole_segments]
-    lost = pieces * 4 * shape.vocab * min(workload.tokens, LOSS_TOKENS)
+    # Tiles lie in one buffer, of which nothing is lost.
+    tokens = 0 if workload.subject.tile else min(workload.tokens, LOSS_TOKENS)
+    lost = pieces * 4 * shape.vocab * tokens
     if plan.method == "full":
         lost += head * DTYPE_BYTES[plan.dtype] * shape.vocab * shape.hidden
     return round(lost)

@@ -103,7 +103,9 @@ def _micro_step(workload: Workload, speed: Speed, trained: float) -> float:
     if plan.quantization == "nf4":
         weights += shape.linear_parameters * NF4_TRAFFIC * passes / speed.memory
     if plan.loss == "chunked":  # each piece reads the head anew, and adds to its gradient
-        again = max(0, workload.tokens // LOSS_TOKENS - 1) * (4 if plan.method == "full" else 2)
+        tile = workload.subject.tile
+        piece = tile.tokens if tile else LOSS_TOKENS
+        again = max(0, workload.tokens // piece - 1) * (4 if plan.method == "full" else 2)
         weights += again * shape.vocab * shape.hidden * DTYPE_BYTES[plan.dtype] / speed.memory
     if plan.attention == "eager":
         scores = workload.tokens * workload.sequence * shape.heads * shape.layers

@@ -7,6 +7,17 @@ from autotune.core.plan import Device, Plan
 
 
 @dataclass(frozen=True)
+class Tile:
+    """The logits that exist at once where a loss is taken in tiles, and made again for its slopes.
+
+    A tile is reserved whole, however small the vocabulary.
+    """
+
+    tokens: int
+    words: int
+
+
+@dataclass(frozen=True)
 class Subject:
     """What of a job its memory depends on, and no plan changes (except as a plan's field says)."""
 
@@ -22,6 +33,7 @@ class Subject:
     padded: bool = True  # an attention mask is given
     keeps_outputs: bool = False  # the loop holds the logits through the backward pass
     fp32_logits: bool = True  # the loss is taken over a float32 copy of the logits
+    tile: Tile | None = None  # of a chunked loss; None: as the built-in trainer takes it, and Liger
     fresh: bool = False  # the weights are drawn, not read from a folder
     evaluates: bool = False
     host_ranks: int = 1  # ranks on this machine
