@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 DATA := configs/quickstart_data
 UNIT := not e2e and not train and not long and not slow and not gpu
 # Much of a test is waiting; a file's tests stay together, since they share what they trained.
-SIDE_BY_SIDE := -n 2 --dist loadfile
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
 .PHONY: demo test check clean machine

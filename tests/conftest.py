@@ -32,6 +32,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[LEFT_SINCE] = time.time()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of real trainings: the longest last would leave a worker idle."""
+    real = {i.path for i in items if any(mark.name in REAL - {"slow"} for mark in i.iter_markers())}
+    items.sort(key=lambda item: item.path not in real)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Remove the 66 MiB that each rank of a training started without autotune leaves behind.
 

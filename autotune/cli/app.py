@@ -291,7 +291,7 @@ def main() -> None:
         speak_bug(error)
         sys.exit(BUG)
     finally:
-        from autotune.cli.speech import let_go
+        from autotune.cli.last_flush import let_go
 
         let_go()
 

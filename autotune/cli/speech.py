@@ -1,7 +1,6 @@
 """Turns faults into what a person reads: what happened, where, and one thing to do."""
 
 import contextlib
-import os
 import sys
 import traceback
 from collections.abc import Iterable
@@ -38,19 +37,6 @@ def say_lines(lines: Iterable[str]) -> None:
 def harmless(text: str) -> str:
     """Return a text without control characters, in which no line can pass for one of ours."""
     return "\n    ".join(printable(line) for line in text.split("\n"))
-
-
-def let_go() -> None:
-    """Lose what stdout and stderr do not take, so that Python ends with our exit code all the same.
-
-    Where they lead to a disk that is full or read-only, its own last flush would make it 120.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _print(begin: str, faults: Iterable[Fault]) -> None:
