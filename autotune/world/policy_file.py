@@ -64,7 +64,7 @@ def _document(path: Path) -> Document:
 
 @cache
 def _shipped_document(path: Path) -> Document:
-    # Half a second of a core, and a derived policy, its base and a check of both all ask for it.
+    # A tenth of a second of a core, and a derived policy, its base and a check all ask for it.
     return read_document(path)
 
 

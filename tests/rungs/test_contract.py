@@ -27,7 +27,7 @@ every_change = pytest.mark.parametrize("rung", CHANGING, ids=lambda rung: rung.n
 
 
 def in_any_scene(test: Callable[[Scene], None]) -> Callable[[], None]:
-    """Draw scenes once for all rungs: drawing one takes fifty times as long as asking a rung."""
+    """Draw scenes once for all rungs: drawing one takes far longer than asking every rung."""
     return settings(max_examples=100)(given(scene=scenes())(test))
 
 
