@@ -143,6 +143,8 @@ class Foreseer:
         if trained.optimizer:
             return f"it steps with {trained.optimizer}, whose state was never measured"
         self.doubts = shape.doubts
+        if ground.nodes > 1 and ground.members is None:
+            self.doubts += ("the devices of the other nodes are taken to be as large as these",)
         surveyed = self._survey()
         if isinstance(surveyed, str):
             self.doubts += (f"every row is taken to be as long as it may be: {surveyed}",)
@@ -159,8 +161,10 @@ class Foreseer:
             deepspeed=ground.looked.deepspeed,
             env=ground.job.env,
             cores=len(os.sched_getaffinity(0)),
+            nodes=ground.nodes,
         )
-        limit, ranks = ground.job.devices.host_memory_limit, ground.start.world_size
+        ranks = ground.start.world_size // ground.nodes
+        limit = ground.job.devices.host_memory_limit
         room = room_of_a_rank(limit, ranks) if ground.device == "cuda" else None
         return self._with_the_past(Foresight(subject, capacity, room))
 
@@ -186,9 +190,11 @@ class Foreseer:
         limit = ground.job.devices.memory_limit
         if ground.device == "cpu":
             host = ground.job.devices.host_memory_limit
-            return limit or room_of_a_rank(host, ground.start.world_size)
-        total = ground.gpus.total_bytes()
-        return min((size for size in (limit, total) if size), default=None)
+            here = limit or room_of_a_rank(host, ground.start.world_size // ground.nodes)
+        else:
+            here = ground.gpus.total_bytes()
+        there = ground.members.smallest_bytes() if ground.members else None
+        return min((size for size in (limit, here, there) if size), default=None)
 
     def _survey(self) -> Surveyed | str:
         ground = self._ground

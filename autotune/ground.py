@@ -1,6 +1,7 @@
 """What a run stands on: all that stays as it is while it runs, and the GPUs that it has taken."""
 
 import dataclasses
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from autotune.core.policy import Policy
 from autotune.core.rung import Rung, Surroundings
 from autotune.core.seats import Seating
 from autotune.core.signature import Signatures
-from autotune.frameworks.framework import Framework, KnownGood, Looked, Program
+from autotune.frameworks.framework import Framework, KnownGood, Looked, Meeting, Program
 from autotune.launchers import deepspeed, torchrun
 from autotune.world.gpu import Gpus
 from autotune.world.leases import Leases
+from autotune.world.nodes import Members
 from autotune.world.overlay import Overlay, held
 from autotune.world.run_folder import RunFolder
 from autotune.world.seats import look
@@ -50,6 +52,7 @@ class Ground:
     around: Surroundings
     start: Plan
     inputs: Mapping[str, str]  # digests of what the job names by path
+    members: Members | None = None  # the other nodes, where the job trains on several
 
     @property
     def gpu_indices(self) -> tuple[int, ...]:
@@ -74,6 +77,17 @@ class Ground:
         """Where a tool of the user's starts, against which its paths are read."""
         return self.job_folder / str(self.job.settings.get("folder", "."))
 
+    @property
+    def nodes(self) -> int:
+        """How many machines train together."""
+        return self.job.launcher.nodes
+
+    def meeting(self, node: int = 0) -> Meeting:
+        """Return where the ranks of a node meet those of the first."""
+        if self.nodes == 1:
+            return Meeting()
+        return Meeting(self.nodes, node, self.job.launcher.address or socket.gethostname())
+
     def overlay(self, plan: Plan) -> Overlay | None:
         """Return the package versions of a plan that are laid over the job's Python."""
         return held(self.folder.overlay(plan.pins)) if plan.pins else None
@@ -93,16 +107,24 @@ class Ground:
     def indices_of(self, plan: Plan) -> tuple[int, ...]:
         """Return the GPUs a plan runs on, in the order of its ranks; none on the CPU."""
         left = (index for index in self.gpu_indices if index not in plan.excluded)
-        return tuple(left)[: plan.world_size]
+        return tuple(left)[: plan.world_size // self.nodes]
 
     def gpus_of(self, plan: Plan) -> Gpus:
         """Return the GPUs a plan runs on, to be asked."""
         return self.gpus.only(self.indices_of(plan) or None)
 
-    def command(self, plan: Plan, started: Program | KnownGood, port: int) -> tuple[str, ...]:
+    def command(
+        self, plan: Plan, started: Program | KnownGood, port: int, node: int = 0
+    ) -> tuple[str, ...]:
         """Return the whole command of a program: its own, or ranks under one of our launchers."""
         if started.starts_ranks:
             return started.argv
+        if self.nodes > 1:
+            # DeepSpeed's launcher would start the others by ssh, which we could not watch.
+            ranks, at = plan.world_size // self.nodes, self.meeting(node)
+            return torchrun.node_command(
+                self.python, started.argv, ranks, port, at.nodes, at.node, at.address
+            )
         use_torchrun = started.launcher == "torchrun" or "deepspeed" not in self.versions
         launch = torchrun.command if use_torchrun else deepspeed.command
         return launch(self.python, started.argv, plan.world_size, self.indices_of(plan), port)
@@ -114,18 +136,24 @@ class Ground:
         """
         if self.device == "cpu":
             return {}
-        by_name = not started.starts_ranks and started.launcher == "deepspeed"
+        by_name = not started.starts_ranks and started.launcher == "deepspeed" and self.nodes == 1
         if by_name and "deepspeed" in self.versions:
             return {}
         return {VISIBLE: ",".join(str(index) for index in self.indices_of(plan))}
 
-    def environment(self, plan: Plan) -> dict[str, str]:
-        """Return what a plan and the device put into the training's environment."""
+    def environment(self, plan: Plan, elsewhere_bytes: int | None = None) -> dict[str, str]:
+        """Return what a plan and the device put into the training's environment.
+
+        `elsewhere_bytes` is the memory of another node's devices, for which it is.
+        """
         env = deepspeed.environment(self.device)
+        if self.device == "cpu" and self.nodes > 1:
+            # Else DeepSpeed's ranks share memory as if all were on one machine (shm_interface.cpp).
+            env["LOCAL_SIZE"] = str(plan.world_size // self.nodes)
         if plan.blocking_launches:
             env[BLOCKING] = "1"
         settings = plan.allocator
-        total, limit = self.gpus_of(plan).total_bytes(), self.allocator_limit
+        total, limit = elsewhere_bytes or self.gpus_of(plan).total_bytes(), self.allocator_limit
         torch = parse_version(self.versions.get("torch", "0"))
         if self.device == "cuda" and limit and total and torch >= FRACTION_SINCE:
             fraction = ("per_process_memory_fraction", f"{min(1.0, limit / total):.4f}")

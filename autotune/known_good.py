@@ -1,6 +1,7 @@
 """Writes the known-good folder: a job file that starts at the plan that ran, and a relaunch."""
 
 import copy
+import dataclasses
 import io
 import shutil
 from collections.abc import Mapping
@@ -36,6 +37,14 @@ def write_known_good(ground: Ground, setting: Setting, story: Story) -> None:
         env["PYTHONPATH"] = python_path(laid.path, env.get("PYTHONPATH"))
         write_text(folder / PINS, pinned(laid))
     script = launch_script(job.name, argv, env, job.env_from, comments, good.folder)
+    for node in range(1, ground.nodes):
+        there = dataclasses.replace(setting, meeting=ground.meeting(node))
+        own = ground.framework.known_good(there)
+        start = ground.command(plan, own, RELAUNCH_PORT, node)
+        text = launch_script(
+            job.name, start, {**env, **own.env}, job.env_from, comments, own.folder
+        )
+        write_text(folder / f"launch-node-{node}.sh", text, mode=0o700)
     write_text(folder / "job.yaml", comments + "\n" + known_good_job(ground, plan, good.settings))
     for name, text in good.files.items():
         write_text(folder / name, text)
@@ -82,7 +91,8 @@ def known_good_job(ground: Ground, plan: Plan, settings: Mapping[str, Any]) -> s
         job["devices"] = {**job.get("devices", {}), "use": list(ground.indices_of(plan))}
     elif ground.gpu_indices and ground.job.devices.use == "auto":
         # What auto finds another time may be another number of ranks than was proven.
-        job["devices"] = {**job.get("devices", {}), "use": plan.world_size}
+        ranks = plan.world_size // ground.nodes
+        job["devices"] = {**job.get("devices", {}), "use": ranks}
     if is_path(ground.job.policy):
         job["policy"] = str(find_policy(ground.job.policy, ground.job_folder))
     if ground.job.python:

@@ -14,9 +14,11 @@ from autotune.world.cgroup import Cgroup
 from autotune.world.channel import AttemptChannel
 from autotune.world.gpu import Gpus
 from autotune.world.host import MemorySampler
+from autotune.world.nodes import Members
 from autotune.world.process import RunningAttempt, process_alive
 from autotune.world.run_folder import RunFolder
 from autotune.world.shared_memory import sweep
+from autotune.world.spread import SpreadAttempt
 from autotune.world.stacks import StackTaker
 from autotune.world.work import work_of
 
@@ -29,7 +31,7 @@ class LiveAttempt:
     def __init__(
         self,
         attempt: int,
-        running: RunningAttempt | None,
+        running: RunningAttempt | SpreadAttempt | None,
         channel: AttemptChannel,
         sampler: MemorySampler,
         folder: RunFolder,
@@ -44,8 +46,10 @@ class LiveAttempt:
         rescuer: Rescuer,
         knobs: frozenset[str],
         exit_tells: bool,
+        members: Members | None = None,
     ) -> None:
-        """Hold the parts together."""
+        """Hold the parts together; with `members` some of the ranks run on other nodes."""
+        self._ranks_here = plan.world_size // members.terms.nodes if members else None
         self.attempt = attempt
         self.channel = channel
         self.sampler = sampler
@@ -64,7 +68,7 @@ class LiveAttempt:
         self.rescuer = rescuer
 
     @property
-    def child(self) -> RunningAttempt:
+    def child(self) -> RunningAttempt | SpreadAttempt:
         """The processes of an attempt that we started."""
         if self._running is None:
             raise AssertionError("a recovered attempt has no launcher of ours")
@@ -76,13 +80,13 @@ class LiveAttempt:
         if view.exceptions:
             return True
         return any(
-            rank not in view.ended and not process_alive(pid) for rank, pid in view.ranks.items()
+            rank not in view.ended and not process_alive(pid) for rank, pid in self._here().items()
         )
 
     def ranks_live(self) -> bool:
         """Return whether a rank still runs that has not said it was done."""
-        view = self.channel.view
-        return any(process_alive(pid) for rank, pid in view.ranks.items() if rank not in view.ended)
+        ended = self.channel.view.ended
+        return any(process_alive(pid) for rank, pid in self._here().items() if rank not in ended)
 
     def work(self) -> Work:
         """Return what its processes can be seen doing."""
@@ -90,7 +94,7 @@ class LiveAttempt:
 
     def take_stacks(self) -> tuple[Stack, ...]:
         """Return what every rank is doing, with what its stack says it waits for."""
-        taken = self._stacks.take(self.channel.view.ranks, self.child.alive())
+        taken = self._stacks.take(self._here(), self.child.alive())
         return tuple(with_waiting(stack, self._signatures) for stack in taken)
 
     def ask_save(self, by: str) -> None:
@@ -120,8 +124,8 @@ class LiveAttempt:
         Memory of the host is back when its processes are gone; a GPU's driver takes a moment more.
         """
         sweep(self._shared_prefix)
-        gaps = [*self._stacks.gaps(), *self._sweep_cgroup()]
-        pids = tuple(self.channel.view.ranks.values())
+        gaps = [*self._stacks.gaps(), *self._sweep_cgroup(), *self._of_other_nodes()]
+        pids = tuple(self._here().values())
         deadline = self._clock.monotonic() + self._release_seconds
         while self._gpus.use(pids)[0]:
             if self._clock.monotonic() >= deadline:
@@ -129,6 +133,16 @@ class LiveAttempt:
                 break
             self._clock.sleep(RELEASE_POLL_SECONDS)
         return tuple(gaps)
+
+    def _here(self) -> dict[int, int]:
+        """Return the processes of the ranks on this machine; what others count is theirs."""
+        return self.channel.view.ranks_below(self._ranks_here)
+
+    def _of_other_nodes(self) -> tuple[Gap, ...]:
+        if not isinstance(self._running, SpreadAttempt):
+            return ()
+        told = (self._running.fell, *self._running.left)
+        return tuple(Gap("other nodes", one) for one in told if one)
 
     def _sweep_cgroup(self) -> tuple[Gap, ...]:
         if isinstance(self._cgroup, Gap):

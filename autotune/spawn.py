@@ -16,20 +16,22 @@ from autotune.core.resumed import Expected
 from autotune.core.secret import secret_values
 from autotune.edges import Clock, Command, Teller
 from autotune.frameworks.framework import Setting
-from autotune.ground import Ground
+from autotune.ground import VISIBLE, Ground
 from autotune.launchers import deepspeed
 from autotune.live import LiveAttempt
 from autotune.rescue import Rescuer
 from autotune.world import ops_cache
 from autotune.world.cgroup import Cgroup, left_cgroup, make_cgroup
-from autotune.world.channel import AttemptChannel
+from autotune.world.channel import AttemptChannel, output_name
 from autotune.world.environment import child_environment, free_port
 from autotune.world.files import make_folder, read_json, remove_tree, write_json, write_text
 from autotune.world.host import MemorySampler
+from autotune.world.nodes import Order
 from autotune.world.probe_folder import lay_probe, python_path
 from autotune.world.process import RunningAttempt
 from autotune.world.rescued import RescueFolder
 from autotune.world.shared_memory import prefix_of
+from autotune.world.spread import SpreadAttempt
 from autotune.world.stacks import StackTaker
 
 RESCUE = "rescue"  # where ranks that were refused memory write what is to be saved
@@ -81,7 +83,7 @@ class Spawner:
             ground.folder.clear_stop()  # of an order that was for the ranks before these
         ops_cache.clear_locks(ground.folder.ops)
         ops_cache.warm(ground.folder.ops, ops_cache.cache_folder(ground.versions, ground.python))
-        port = free_port(self._drawn())
+        port = ground.job.launcher.port or free_port(self._drawn())
         program = ground.framework.program(self.setting(start, port))
         for name, text in program.files.items():
             write_text(folder / name, text)
@@ -108,7 +110,11 @@ class Spawner:
         if isinstance(cgroup, Gap) and ground.job.devices.host_memory_limit is not None:
             self._tell.note(f"host_memory_limit is not enforced: {cgroup.why}")
         mark, output = self.mark(folder), folder / "output.log"
+        order = self._start_elsewhere(start, port, ours)
+        running: RunningAttempt | SpreadAttempt
         running = RunningAttempt(attempt, mark, command, output, inside)
+        if ground.members is not None and order is not None:
+            running = SpreadAttempt(running, ground.members, order)
         try:
             return self.live(plan, attempt, folder, running, cgroup, program.exit_tells)
         except BaseException:
@@ -121,7 +127,7 @@ class Spawner:
         plan: Plan,
         attempt: int,
         folder: Path,
-        running: RunningAttempt | None,
+        running: RunningAttempt | SpreadAttempt | None,
         cgroup: Cgroup | Gap | None = None,
         exit_tells: bool = False,
     ) -> LiveAttempt:
@@ -131,13 +137,15 @@ class Spawner:
         ground, gpus = self._ground, self._ground.gpus_of(plan)
         # What the training says of them reaches neither journal nor terminal.
         secrets = secret_values(os.environ, ground.job.env_from)
-        channel = AttemptChannel(folder, ground.signatures, ground.job.limits.log_bytes, secrets)
+        most = ground.job.limits.log_bytes
+        channel = AttemptChannel(folder, ground.signatures, most, secrets, ground.nodes)
         sampler = MemorySampler(
             ground.device,
             ground.job.devices.memory_limit,
             lambda: channel.view,
             gpus,
             cgroup,
+            plan.world_size // ground.nodes,
         )
         rescuer = Rescuer(
             attempt,
@@ -150,10 +158,31 @@ class Spawner:
             attempt, running, channel, sampler, ground.folder, gpus, cgroup,
             self._clock, ground.policy.limits.release, prefix_of(folder),
             StackTaker(folder / "stacks", ground.folder.ops, ground.python), ground.signatures,
-            plan, rescuer, ground.around.knobs, exit_tells,
+            plan, rescuer, ground.around.knobs, exit_tells, ground.members,
         )  # fmt: skip
 
-    def setting(self, start: Start, port: int) -> Setting:
+    def _start_elsewhere(self, start: Start, port: int, ours: dict[str, str]) -> Order | None:
+        """Have the other nodes start their ranks, with the same files and environment."""
+        ground, members = self._ground, self._ground.members
+        if members is None:
+            return None
+        job, commands = ground.job, {}
+        for number, node in members.present().items():
+            program = ground.framework.program(self.setting(start, port, number))
+            shared = {k: v for k, v in ours.items() if k != VISIBLE}
+            env = {**shared, **program.env, **ground.environment(start.plan, node.total_bytes)}
+            commands[number] = {
+                "argv": ground.command(start.plan, program, port, number),
+                "python": ground.python,
+                "env": {**job.env, **env},
+                "env_from": list(job.env_from),
+                "folder": program.folder or str(start.folder),
+                "mark": f"{self.mark(start.folder)}/node-{number}",
+                "output": output_name(number),
+            }
+        return members.start(start.folder, commands)
+
+    def setting(self, start: Start, port: int, node: int = 0) -> Setting:
         """Return what the framework is to describe; `port` is where the ranks meet."""
         ground = self._ground
         looked, laid = ground.looked, ground.overlay(start.plan)
@@ -181,6 +210,7 @@ class Spawner:
             port=port,
             devices=ground.indices_of(start.plan),
             trainer=str(TRAINER),
+            meeting=ground.meeting(node),
         )
 
     def _lay_probe(self, folder: Path, attempt: int, own_events: bool, saves: bool) -> Path | None:

@@ -62,6 +62,7 @@ class RunStage:
         self._ground = ground
         self._clock = clock
         self._asked = asked
+        self._stop_asked = lambda: bool(asked.read().stop_by)
         self._tell = tell
         self._spawner = Spawner(ground, clock, tell)
 
@@ -84,6 +85,8 @@ class RunStage:
     def seat(self, devices: tuple[int, ...]) -> str:
         """Take the leases of these GPUs and work on them; return who has one, or ""."""
         ground = self._ground
+        if ground.members is not None and not ground.members.wait(self._stop_asked, self._tell):
+            return "not every node has come"
         wanted = devices or ground.gpu_indices
         if not wanted:
             return ""
@@ -131,7 +134,7 @@ class RunStage:
             env,
             ground.job_folder / wheels if wheels else None,
             mark,
-            lambda: bool(self._asked.read().stop_by),
+            self._stop_asked,
         )
         made = lay(ground.folder.overlay(pins), pins, source)
         seconds = round(self._clock.monotonic() - began, 1)
@@ -195,6 +198,8 @@ class RunStage:
             told = f"it is told to save and end, and ended after {longest} at most"
             self._tell.note(f"attempt {launch.attempt} still runs; {told}")
             self._end_survivors(survivors)
+        if ground.members is not None and ground.members.wait(self._stop_asked, self._tell):
+            ground.members.clear(ground.policy.limits.term_grace)
         live = self._spawner.live(launch.plan, launch.attempt, folder, None)
         live.channel.close()
         live.settle()
@@ -292,6 +297,4 @@ class RunStage:
         env = child_environment(
             ground.python, ground.job.env, [], deepspeed.environment(ground.device)
         )
-        return convert(
-            ground.python, CONVERTER, request, env, mark, lambda: bool(self._asked.read().stop_by)
-        )
+        return convert(ground.python, CONVERTER, request, env, mark, self._stop_asked)

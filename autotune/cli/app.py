@@ -6,11 +6,12 @@ autotune. The systemd unit keys off them.
 """
 
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from autotune.cli.choices import Device, Dtype, Method, Offload
 
 BUG = 70
 
@@ -22,37 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class Device(str, Enum):
-    """What a training ran on."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Method(str, Enum):
-    """What of a model is trained, and how the rest is kept."""
-
-    FULL = "full"
-    LORA = "lora"
-    QLORA = "qlora"
-
-
-class Offload(str, Enum):
-    """What waits in host memory between its uses."""
-
-    NONE = "none"
-    OPTIMIZER = "optimizer"
-    BOTH = "optimizer+param"
-
-
-class Dtype(str, Enum):
-    """What the weights are kept and multiplied in."""
-
-    BF16 = "bf16"
-    FP16 = "fp16"
-    FP32 = "fp32"
 
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="the job file (YAML)")]
@@ -80,6 +50,19 @@ def run(
     from autotune.cli.run import run as verb
 
     _end(verb, job, run_dir, as_json)
+
+
+@app.command()
+def join(
+    run: RunPath,
+    node: Annotated[
+        int | None, typer.Option("--node-rank", min=1, metavar="N", help="default: the next free")
+    ] = None,
+) -> None:
+    """Give this machine's devices to a run that another one leads, until the run is over."""
+    from autotune.cli.join import join as verb
+
+    _end(verb, run, node)
 
 
 @app.command(name="import", context_settings={"ignore_unknown_options": True})

@@ -18,6 +18,7 @@ from autotune.frameworks.framework import Looked
 from autotune.frameworks.known import FRAMEWORKS, recognise, recognise_config
 from autotune.frameworks.placeholders import escaped, place_faults
 from autotune.frameworks.plain_yaml import scalar, to_yaml
+from autotune.frameworks.several import Spread, as_job, spread_of
 from autotune.frameworks.shell import LARGEST_TEXT, read_script
 from autotune.world.environment import versions
 from autotune.world.gpu import find_gpus
@@ -41,6 +42,7 @@ class Draft:
     env: Mapping[str, str]
     env_from: tuple[str, ...] = ()
     devices: tuple[int, ...] | None = None
+    spread: Spread | None = None
     python: str | None = None
     notes: tuple[Fault, ...] = ()
 
@@ -113,6 +115,7 @@ def _from_call(
     if framework in _TAKES_PLACES:
         command = tuple(escaped(word) if place_faults([word], "") else word for word in command)
     every = {**env, **dict(call.env)}
+    spread = spread_of(call, every)
     visible = every.pop(VISIBLE, None)
     devices = call.devices or _indices(visible)
     if visible and devices is None:
@@ -127,8 +130,8 @@ def _from_call(
         every.pop(name)
     return Draft(
         source=source, name=_named(call), framework=framework, command=command, folder=folder,
-        env=every, env_from=secret, devices=devices, python=_python(words[len(call.env) :]),
-        notes=notes,
+        env=every, env_from=secret, devices=devices, spread=spread,
+        python=_python(words[len(call.env) :]), notes=notes,
     )  # fmt: skip
 
 
@@ -181,6 +184,8 @@ def written(made: Draft, beside: Path) -> str:
         lines.append(f"# batch: {{global: {batch.global_}, micro: {batch.micro}}}  # as read there")
     if made.devices is not None:
         lines.append(f"devices: {{use: [{', '.join(map(str, made.devices))}]}}")
+    if made.spread is not None and _nodes(made) > 1:
+        lines.append(as_job(made.spread) + "  # on the others: autotune join RUN")
     if made.python is not None:
         lines.append(f"python: {scalar(made.python)}")
     if made.env:
@@ -214,7 +219,7 @@ def read_batch(made: Draft, beside: Path) -> Batch | Fault:
         ranks = framework.ranks(job, looked)
         if ranks is None:
             ranks = len(made.devices) if made.devices else _ranks_here(job, made)
-        return framework.batch(job, looked, ranks)
+        return framework.batch(job, looked, ranks * _nodes(made))
     except AutotuneError as error:
         return error.faults[0]
 
@@ -222,6 +227,10 @@ def read_batch(made: Draft, beside: Path) -> Batch | Fault:
 def seen(own: OwnFiles) -> Looked:
     """Return what a framework is shown of the files read so far."""
     return Looked(texts=own.texts, documents=own.documents)
+
+
+def _nodes(made: Draft) -> int:
+    return (made.spread.nodes if made.spread else None) or 1
 
 
 def _ranks_here(job: Job, made: Draft) -> int:

@@ -14,9 +14,10 @@ from autotune.core.fault import Fault, InputError
 from autotune.core.job import Batch, Devices, Job
 from autotune.core.plan import Plan
 from autotune.frameworks.finetune_parts import FinetuneSettings
-from autotune.frameworks.foreign import Foreign, settings_with
+from autotune.frameworks.foreign import Foreign, command_of, settings_with
 from autotune.frameworks.framework import Framework, Looked
 from autotune.frameworks.known import FRAMEWORKS
+from autotune.frameworks.several import node_faults
 from autotune.world.yaml_files import Document, validate
 
 BUILT_IN = "finetune"
@@ -72,32 +73,34 @@ def frame(
         job = _written_out(job, settings, framework, where)
         looked = look_at_own(job, framework, document.path.parent, installed)
         survey.faults += looked.faults
+        survey.faults += node_faults(job, command_of(job), where)
         sound = not looked.faults
     said = framework.ranks(job, looked) if sound else None
     at = document.where("devices", "use")
     survey.faults += _rank_faults(job, said, at)
     chosen = survey.attempt(choose, _with_ranks(job, said), at)
     chosen = chosen or Chosen("cpu", (), 1)
+    world_size = chosen.ranks * job.launcher.nodes
     if isinstance(settings, FinetuneSettings):
-        looked = look(settings, document, chosen.ranks, installed)
+        looked = look(settings, document, world_size, installed)
         survey.faults += looked.faults
     if not sound:
         return Framed(job, looked, chosen, None)
-    batch = framework.batch(job, looked, chosen.ranks)
+    batch = framework.batch(job, looked, world_size)
     if isinstance(batch, Fault):
         at = batch.where or document.where("batch")
         survey.faults.append(dataclasses.replace(batch, where=at))
         return Framed(job, looked, chosen, None)
     survey.faults += _batch_faults(job, batch, document.where("batch"))
     job = job.model_copy(update={"batch": batch})
-    survey.faults += framework.faults(job, looked, chosen.ranks, where)
+    survey.faults += framework.faults(job, looked, world_size, where)
     if survey.faults:
         return Framed(job, looked, chosen, None)
     pins = tuple(job.pins.packages) if job.pins.use == "always" else ()
-    start = framework.start(job, looked, chosen.ranks).but(pins=pins)
+    start = framework.start(job, looked, world_size).but(pins=pins)
     survey.faults += _deepspeed_faults(start, installed, where)
     if isinstance(settings, Foreign):
-        notes = (*looked.notes, *framework.notes(job, looked, chosen.ranks, where))
+        notes = (*looked.notes, *framework.notes(job, looked, world_size, where))
         size = checkpoint_bytes(looked, start.method == "full")
         looked = dataclasses.replace(looked, notes=notes, checkpoint_bytes=size)
     return Framed(job, looked, chosen, start)

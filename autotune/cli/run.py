@@ -26,6 +26,7 @@ from autotune.supervisor import Supervisor
 from autotune.world.files import write_text
 from autotune.world.interrupts import SignalWatch
 from autotune.world.journal import FileJournal, read_journal
+from autotune.world.nodes import Members, Terms
 from autotune.world.notify import BeatingClock, Notifier, listening
 from autotune.world.policy_file import digest
 from autotune.world.process import become_subreaper, keep_memory_private
@@ -112,7 +113,7 @@ def _supervise(ground: Ground, signals: SignalWatch, notifier: Notifier, as_json
     folder, clock = ground.folder, BeatingClock(notifier)
     journal = FileJournal(folder.journal, clock.now)
     story = fold(read_journal(folder.journal))
-    ground = _same_run(ground, story)
+    ground = _with_members(_same_run(ground, story), clock)
     event = _opening(ground, story)
     limit, name = ground.job.devices.memory_limit, ground.job.name
     tell = teller(as_json, limit, notifier, name, ground.run_id)
@@ -126,6 +127,7 @@ def _supervise(ground: Ground, signals: SignalWatch, notifier: Notifier, as_json
     for note in ground.looked.notes:
         tell.note(f"{note.what} ({note.where})")
     asked = Asked(signals, folder, notifier)
+    _gather(ground, asked, tell)
     foreseer = Foreseer(ground, folder.path / "survey", tell, lambda: bool(asked.read().stop_by))
     stage = RunStage(ground, clock, asked, tell, foreseer)
 
@@ -147,11 +149,7 @@ def _supervise(ground: Ground, signals: SignalWatch, notifier: Notifier, as_json
             tell.note(doubt)
         return closer
 
-    foresight = foreseer.foresight()
-    if foresight is None and ground.policy.choose == "predicted":
-        tell.note(f"memory cannot be predicted: {foreseer.why_not}; rungs are tried in order")
-    for doubt in (*(foresight.subject.shape.doubts if foresight else ()), *foreseer.doubts):
-        tell.note(doubt)
+    _tell_doubts(foreseer, ground, tell)
     supervisor = Supervisor(
         story=with_event(story, event),
         outlook=outlook,
@@ -163,6 +161,8 @@ def _supervise(ground: Ground, signals: SignalWatch, notifier: Notifier, as_json
         between=Renewal(asked, clock, notifier, tell),
     )
     code = supervisor.run()
+    if ground.members is not None:
+        ground.members.done(code)
     if code == 0:
         with contextlib.suppress(OSError):  # the run is done, whether anybody hears of it or not
             print(folder.known_good, flush=True)
@@ -197,6 +197,29 @@ def _same_run(ground: Ground, story: Story) -> Ground:
         hint = f"give it {ranks} again, or start a new run with --run-dir"
         raise InputError(Fault(text, ground.document.where("devices"), hint))
     return dataclasses.replace(ground, run_id=started.run_id, start=started.plan)
+
+
+def _tell_doubts(foreseer: Foreseer, ground: Ground, tell: Teller) -> None:
+    foresight = foreseer.foresight()
+    if foresight is None and ground.policy.choose == "predicted":
+        tell.note(f"memory cannot be predicted: {foreseer.why_not}; rungs are tried in order")
+    for doubt in (*(foresight.subject.shape.doubts if foresight else ()), *foreseer.doubts):
+        tell.note(doubt)
+
+
+def _gather(ground: Ground, asked: Asked, tell: Teller) -> None:
+    """Wait for the other nodes, before anything is predicted: the smallest device decides."""
+    if ground.members is not None:
+        ground.members.begin()
+        ground.members.wait(lambda: bool(asked.read().stop_by), tell)
+
+
+def _with_members(ground: Ground, clock: Clock) -> Ground:
+    if ground.nodes == 1:
+        return ground
+    ranks = ground.start.world_size // ground.nodes
+    terms = Terms(ground.nodes, ranks, ground.device, ground.job.name, ground.run_id)
+    return dataclasses.replace(ground, members=Members(ground.folder.path, terms, clock))
 
 
 def _opening(ground: Ground, story: Story) -> Event:

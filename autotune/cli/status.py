@@ -20,6 +20,7 @@ from autotune.core.view import View
 from autotune.world.event_file import EventFolder
 from autotune.world.host import data_bytes
 from autotune.world.journal import read_journal
+from autotune.world.nodes import Board, Terms
 from autotune.world.run_folder import RunFolder, holder, open_run_folder
 
 EVENT_BYTES = 8 * 2**20  # of a rank, beside its first, that are read; a day of steps is less
@@ -104,6 +105,17 @@ def _plans_before(story: Story) -> list[Plan]:
     return [story.started.plan, *(one.plan for one in story.attempts[:-1])][: len(story.attempts)]
 
 
+def _nodes(board: Board, terms: Terms) -> list[str]:
+    """Return one line for each of the other nodes."""
+    found = [(number, board.node(number)) for number in range(1, terms.nodes)]
+    return [
+        f"  node {number}: {f'{node.host}, ranks run' if node.runs else f'{node.host}, no ranks'}"
+        if node
+        else f"  node {number}: has not come; there: autotune join {board.run}"
+        for number, node in found
+    ]
+
+
 def _as_text(folder: RunFolder, story: Story, view: View, state: str) -> list[str]:
     name = story.started.job_name if story.started else "?"
     lines = [f"{name}: {state}  ({folder.path})"]
@@ -111,7 +123,9 @@ def _as_text(folder: RunFolder, story: Story, view: View, state: str) -> list[st
         lines.append("nobody supervises it any more; the same `autotune run` takes it up")
     last, pending = story.last, story.pending
     if last is not None and isinstance(pending, (Launch, Prove)):
-        held = [data_bytes(pid) for pid in view.ranks.values()]
+        terms = Board(folder.path).terms()  # of other nodes the process ids mean nothing here
+        here = view.ranks_below(terms.ranks if terms else None)
+        held = [data_bytes(pid) for pid in here.values()]
         most = max((size for size in held if size is not None), default=None)
         limit = view.settings.get("soft_limit_bytes")
         lines.append(say_attempt(last.launch))
@@ -119,6 +133,8 @@ def _as_text(folder: RunFolder, story: Story, view: View, state: str) -> list[st
         if view.step and view.total and view.step_seconds:
             left = show_seconds((view.total - view.step) * view.step_seconds)
             lines.append(f"  about {left} to go at {view.step_seconds:.1f} s a step")
+        if terms:
+            lines += _nodes(Board(folder.path), terms)
     if isinstance(pending, Wait):
         lines.append(say_wait(pending))
     if isinstance(pending, Finish) or state == "finished":

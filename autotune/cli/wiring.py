@@ -36,6 +36,7 @@ from autotune.world.signature_file import load_signatures
 from autotune.world.trust import open_to_all
 from autotune.world.yaml_files import Document, read_document, validate
 
+_EVERY_NODE = "each node trains with as many ranks as the others"
 CONSENTS = (RESET_OPTIMIZER, CHANGE_DTYPE)  # what a carry may need
 
 
@@ -77,6 +78,7 @@ def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
 
     def choose(job: Job, where: str) -> Chosen:
         began = _began_with(folder)
+        began = began // job.launcher.nodes if began else None
         return choose_devices(job, gpus, installed, where, lambda n: look(gpus, n, leases), began)
 
     seen = frame(job, settings, framework, document, installed, choose, survey)
@@ -115,7 +117,9 @@ def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
 
 def _around(seen: Framed, framework: Framework, installed: dict[str, str]) -> Surroundings:
     job, looked = seen.job, seen.looked
-    lacks = framework.lacks(job, looked)
+    lacks = dict(framework.lacks(job, looked))
+    if job.launcher.nodes > 1:
+        lacks |= dict.fromkeys(("excluded", "world_size"), _EVERY_NODE)
     return Surroundings(
         device=seen.chosen.device,
         knobs=KNOBS - lacks.keys(),
@@ -156,6 +160,9 @@ def _trusted(job: Job, document: Document, python: str, folder: RunFolder) -> li
 
 
 def _limit_faults(job: Job, policy: Policy, device: Device, document: Document) -> list[Fault]:
+    if job.launcher.nodes > 1 and job.devices.host_memory_limit is not None:
+        text = "`host_memory_limit` is kept on this machine alone, and the job trains on several"
+        return [Fault(text, document.where("devices", "host_memory_limit"), "take it out")]
     limit, context = job.devices.memory_limit, policy.limits.cuda_context
     if device == "cpu" or limit is None or limit > context:
         return []

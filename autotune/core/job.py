@@ -29,6 +29,7 @@ _VERSIONS = r"\s*(==|!=|<=|>=|<|>|~=)\s*[0-9A-Za-z.*+!]+\s*"
 _REQUIREMENT = re.compile(
     rf"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,_-]+\])?({_VERSIONS}(,{_VERSIONS})*)?", re.ASCII
 )
+_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}", re.ASCII)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -64,9 +65,30 @@ class Devices(_Strict):
 
 
 class Launcher(_Strict):
-    """How the ranks are started."""
+    """How the ranks are started, and on how many machines."""
 
     kind: Literal["deepspeed"] = "deepspeed"
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="machines that train together; on each but the first: autotune join RUN",
+    )
+    address: str | None = Field(
+        default=None,
+        description="how the other nodes reach the first: a name or an IP address; default: its"
+        " host name",
+    )
+    port: Annotated[int, Field(ge=1024, le=65535)] | None = Field(
+        default=None, description="where the ranks meet on the first node; default: a free one"
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _address_is_a_name_or_number(cls, address: str | None) -> str | None:
+        if address is not None and not _ADDRESS.fullmatch(address):
+            raise ValueError(f"{address!r} is no host name and no IP address")
+        return address
 
 
 class Checkpoints(_Strict):

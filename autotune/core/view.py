@@ -101,6 +101,10 @@ class View:
         spoke = self.ended | {one.rank for one in self.last_words()}
         return tuple(rank for rank in sorted(self.ranks) if rank not in spoke)
 
+    def ranks_below(self, count: int | None) -> dict[int, int]:
+        """Return the process of each of the first `count` ranks, those of the first node."""
+        return {r: pid for r, pid in self.ranks.items() if count is None or r < count}
+
     def _see_armed(self, rank: int, event: Event) -> None:
         if len(self.inside) < MOST_RANKS:
             self.inside.add(rank)

@@ -169,9 +169,6 @@ class AnyCommand:
         call = split(command, where)
         if isinstance(call, Fault):
             return [*faults, call]
-        if call.nodes is not None and call.nodes > 1:
-            text = f"the command trains on {call.nodes} machines, and ranks are started on this one"
-            faults.append(Fault(text, where, "leave the number of nodes out"))
         given = {*_KEEPS_BATCH, "world_size", "eval_micro_batch"}
         for name in sorted(named.keys() & FIELDS - given):
             if named[name] is None:

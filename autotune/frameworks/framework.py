@@ -37,6 +37,15 @@ class Looked:
 
 
 @dataclass(frozen=True)
+class Meeting:
+    """The machines of one training: how many, which one this is, and where the first is reached."""
+
+    nodes: int = 1
+    node: int = 0
+    address: str = "127.0.0.1"
+
+
+@dataclass(frozen=True)
 class Setting:
     """One attempt to be described: the plan, where it runs and what it starts from."""
 
@@ -60,6 +69,12 @@ class Setting:
     port: int = 29500  # a free TCP port on this machine, for the ranks to meet
     devices: tuple[int, ...] = ()  # GPU indices, in the order of the ranks; none on the CPU
     trainer: str = "finetune.py"  # where the built-in trainer's one file lies
+    meeting: Meeting = Meeting()
+
+    @property
+    def ranks_here(self) -> int:
+        """How many ranks each node starts."""
+        return self.plan.world_size // self.meeting.nodes
 
 
 @dataclass(frozen=True)

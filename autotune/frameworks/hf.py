@@ -216,9 +216,6 @@ def _arguments_file(call: Call) -> str | None:
 
 def _launch_faults(call: Call, where: str) -> list[Fault]:
     faults = []
-    if (call.nodes or 1) > 1:
-        text = f"the command starts {call.nodes} nodes, and this is one machine's supervisor"
-        faults.append(Fault(text, where, "give the command of one node"))
     own = ("config_file", "use_deepspeed", "deepspeed_config_file", "use_fsdp")
     named = [name for name in own if call.option(name) is not None]
     if call.kind == "accelerate" and named:

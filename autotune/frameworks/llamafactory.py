@@ -34,7 +34,6 @@ from autotune.frameworks.trainer import (
 from autotune.frameworks.trainer_changes import changes_for, plan_changes, relaunch
 
 TRAIN_FILE = "train.yaml"  # of the attempt, and of the known-good
-_ADDRESS = "127.0.0.1"
 # Its launcher's own switches; what the user says of them was for another start than ours.
 _LAUNCH = (
     "FORCE_TORCHRUN", "NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT",
@@ -172,8 +171,11 @@ class LlamaFactory:
         values = rooted(_merged(given.values, ours), folder, with_model=here)
         files = {**changes.files, TRAIN_FILE: _alone(setting) + to_yaml(values)}
         program = _launched(setting, given, files, folder)
-        env = {k: v for k, v in program.env.items() if k not in ("MASTER_ADDR", "MASTER_PORT")}
-        command = [f"{name}={env[name]}" for name in ("FORCE_TORCHRUN", "NPROC_PER_NODE")]
+        several = setting.meeting.nodes > 1
+        left = () if several else ("MASTER_ADDR", "MASTER_PORT")
+        env = {k: v for k, v in program.env.items() if k not in left}
+        starts = ("FORCE_TORCHRUN", "NPROC_PER_NODE", *(("NNODES",) if several else ()))
+        command = [f"{name}={env[name]}" for name in starts if name in env]
         command += [CLI, "train", f"{setting.folder}/{TRAIN_FILE}"]
         named = foreign_of(setting.job).model
         model = None if named is None else absolute(named, folder)
@@ -220,11 +222,11 @@ def _launched(setting: Setting, given: Given, files: Mapping[str, str], folder: 
         return Program(argv, files, env=env, folder=folder, launcher="torchrun")
     env |= {
         "FORCE_TORCHRUN": "1",
-        "NPROC_PER_NODE": str(setting.plan.world_size),
-        "NNODES": "1",
-        "NODE_RANK": "0",
+        "NPROC_PER_NODE": str(setting.ranks_here),
+        "NNODES": str(setting.meeting.nodes),
+        "NODE_RANK": str(setting.meeting.node),
         "MAX_RESTARTS": "0",
-        "MASTER_ADDR": _ADDRESS,
+        "MASTER_ADDR": setting.meeting.address,
         "MASTER_PORT": str(setting.port),
     }
     script = str(PurePosixPath(setting.python).parent / CLI)
@@ -233,20 +235,19 @@ def _launched(setting: Setting, given: Given, files: Mapping[str, str], folder: 
 
 
 def _alone(setting: Setting) -> str:
-    ranks = setting.plan.world_size
+    several = ""
+    if setting.meeting.nodes > 1:
+        several = f"NNODES={setting.meeting.nodes} NODE_RANK=… MASTER_ADDR=… "
     return (
         "# Written by autotune: the plan that ran. Start it from anywhere:\n"
-        f"#   FORCE_TORCHRUN=1 NPROC_PER_NODE={ranks} {CLI} train {TRAIN_FILE}\n"
+        f"#   FORCE_TORCHRUN=1 {several}NPROC_PER_NODE={setting.ranks_here} "
+        f"{CLI} train {TRAIN_FILE}\n"
         "# launch.sh beside this file does the same with the environment that it ran in.\n"
     )
 
 
 def _launch_faults(given: Given, where: str) -> list[Fault]:
     faults = []
-    nodes = given.environment.get("NNODES", "1")
-    if nodes != "1" or (given.line.call.nodes or 1) > 1:
-        text = f"the command starts {nodes} nodes, and this is one machine's supervisor"
-        faults.append(Fault(text, where, "give the command of one node"))
     if "RDZV_ID" in given.environment:
         text = "RDZV_ID lets ranks come and go, which changes what is trained"
         faults.append(Fault(text, where, "take it out"))

@@ -178,9 +178,6 @@ class MsSwift(Tool):
         if own.on("resume_only_model"):
             text = "`resume_only_model` begins the schedule and the optimizer anew at each resume"
             faults.append(Fault(text, where, "take it out"))
-        if (integer(own.job.env.get("NNODES")) or 1) > 1:
-            text = f"NNODES is {own.job.env['NNODES']}, and this is one machine's supervisor"
-            faults.append(Fault(text, where, "give the command of one node"))
         if own.values.get("tuner_backend") == "unsloth":
             text = "unsloth replaces the trainer in ways that autotune does not follow"
             faults.append(Fault(text, where, "take `tuner_backend` out"))

@@ -24,11 +24,13 @@ def subject_of(
     deepspeed: Mapping[str, object] | None = None,
     env: Mapping[str, str] | None = None,
     cores: int = 1,
+    nodes: int = 1,
 ) -> Subject:
     """Return the subject; without a survey every row is taken to be as long as it may be.
 
-    `fresh` says that the model is drawn and not read. `cores` are this machine's, which the ranks
-    share unless `env` says how many threads each has. The sequence of `trained` must be known.
+    `fresh` says that the model is drawn and not read. `ranks` are those of all `nodes` machines;
+    `cores` are this one's, which its ranks share unless `env` says how many threads each has. The
+    sequence of `trained` must be known.
     """
     if trained.sequence is None:
         raise AssertionError("without the length of a row nothing is predicted")
@@ -44,8 +46,8 @@ def subject_of(
         tile=trained.tile,
         fresh=fresh,
         evaluates=evaluates,
-        host_ranks=ranks,
-        threads=_threads(env or {}, cores // max(ranks, 1)),
+        host_ranks=ranks // nodes,
+        threads=_threads(env or {}, cores // max(ranks // nodes, 1)),
         overlap_comm=ds_config.flag(dict(deepspeed or {}), "overlap_comm"),
         cuda_context=cuda_context,
     )

@@ -58,8 +58,13 @@ class MemorySampler:
         view: Callable[[], View],
         gpus: Gpus,
         cgroup: Cgroup | Gap | None,
+        ranks_here: int | None = None,
     ) -> None:
-        """Sample the ranks that `view` names at each moment, and all that they started."""
+        """Sample the ranks that `view` names at each moment, and all that they started.
+
+        Of ranks beyond `ranks_here` the process ids are another machine's.
+        """
+        self._ranks_here = ranks_here
         self._device = device
         self._limit = limit_bytes
         self._view = view
@@ -84,7 +89,7 @@ class MemorySampler:
             # Whatever is taken now is taken by others: this needs no process ids.
             self._card_before = self._gpus.free_bytes()
         self._around.sample(self._ranks())
-        readings = self._of_ranks(tuple(view.ranks.values()))
+        readings = self._of_ranks(tuple(self._ranks()))
         now = max(readings, default=None)
         if now is not None:
             self.latest_bytes = now
@@ -143,4 +148,4 @@ class MemorySampler:
 
     def _ranks(self) -> dict[int, int]:
         """Which process is which rank."""
-        return {pid: rank for rank, pid in self._view().ranks.items()}
+        return {pid: rank for rank, pid in self._view().ranks_below(self._ranks_here).items()}

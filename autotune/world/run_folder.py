@@ -64,7 +64,7 @@ class RunFolder:
         what we write, rename and remove.
         """
         for folder in (self.path / "attempts", self.checkpoints, self.staged, self.known_good,
-                       self.ops, self.checkpoints / "set-aside"):  # fmt: skip
+                       self.ops, self.path / "nodes", self.checkpoints / "set-aside"):  # fmt: skip
             if os.path.lexists(folder) and not is_real_folder(folder):
                 text = "a link or a file lies where a folder of the run was"
                 raise OSError(errno.ENOTDIR, text, str(folder))

@@ -175,7 +175,7 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
-def job_at(work: Path, python: str, name: str, limit: int | None) -> Path:
+def job_at(work: Path, python: str, name: str, limit: int | None, **changes: Any) -> Path:
     """Write a job on the user's YAML and return its file."""
     devices: dict[str, Any] = {"use": 2} | ({"memory_limit": limit} if limit else {})
     job = {
@@ -188,6 +188,7 @@ def job_at(work: Path, python: str, name: str, limit: int | None) -> Path:
         "proof": limit is not None,
         "python": python,
         "env": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        **changes,
     }
     folder = work.parent / name
     folder.mkdir()

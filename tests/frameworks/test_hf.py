@@ -359,7 +359,6 @@ def test_a_misplaced_key_of_the_configuration_is_told_with_its_line() -> None:
     ("command", "words"),
     [
         (["llamafactory-cli", "train", "x.yaml"], "no Python script"),
-        (["torchrun", "--nnodes", "2", "--nproc_per_node", "2", "a.py"], "2 nodes"),
         (["accelerate", "launch", "--use_deepspeed", "a.py"], "settings of its own"),
     ],
 )

@@ -407,7 +407,6 @@ def test_what_it_refuses_under_stage_3_only(values: Mapping[str, Any], words: st
         (("llamafactory-cli", "train"), "names no configuration"),
         (("llamafactory-cli", "train", "train.yaml", "--lora_rank", "8"), "only `key=value`"),
         (("axolotl", "train", "x.yaml"), "no command of LLaMA-Factory's"),
-        (("NNODES=2", "llamafactory-cli", "train", "train.yaml"), "2 nodes"),
         (("USE_RAY=1", "llamafactory-cli", "train", "train.yaml"), "Ray"),
         (("USE_V1=1", "llamafactory-cli", "train", "train.yaml"), "second trainer"),
     ],

@@ -1,7 +1,7 @@
 """A 32B model under LLaMA-Factory on sixteen cards of two nodes, by prediction.
 
-From the user's own YAML in configs/llamafactory_32b to the plan, on cards that are described: the
-sixteen are counted as those of one machine, since no rank minds where another one runs.
+From the user's own YAML in configs/llamafactory_32b to the plan, on cards that are described: those
+of the first node are the machine's, and the other node says how small its smallest is.
 """
 
 import json
@@ -20,12 +20,12 @@ from autotune.core.decide import first_leap
 from autotune.core.leap import Leap
 from autotune.core.outlook import Outlook
 from autotune.foreseeing import Foreseer
-from autotune.frameworks.framework import Setting
+from autotune.frameworks.framework import Meeting, Setting
 from autotune.ground import Ground
 from tests.stories.at_size import CONFIGS, GIB, Cards
 
 JOB = CONFIGS / "llamafactory_32b" / "job.yaml"
-HOSTS = 2 * 1024 * GIB  # of both nodes
+HOST = 1024 * GIB  # of each node
 VERSIONS = {
     "llamafactory": "0.9.5", "torch": "2.9.1", "transformers": "5.6.0", "peft": "0.18.1",
     "accelerate": "1.11.0", "trl": "0.24.0", "datasets": "4.0.0", "deepspeed": "0.19.8",
@@ -56,12 +56,14 @@ def choose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Choose]:
         here.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         here.setattr(wiring, "versions", lambda *_: VERSIONS)
         here.setattr(wiring, "shutil", roomy)
-        here.setattr(foreseeing, "room_of_a_rank", lambda _, ranks: HOSTS // ranks)
+        here.setattr(foreseeing, "room_of_a_rank", lambda _, ranks: HOST // ranks)
 
         @cache
         def chosen(*gib: int) -> tuple[Ground, Leap]:
-            here.setattr(wiring, "find_gpus", lambda: Cards(*gib))
+            here.setattr(wiring, "find_gpus", lambda: Cards(*gib[:8]))
             ground = wiring.lay_ground(JOB, folder / "run", "0" * 16)
+            members = SimpleNamespace(smallest_bytes=lambda: min(gib[8:]) * GIB)
+            ground = replace(ground, members=members)  # type: ignore[arg-type]
             foresight = Foreseer(ground, folder, Silent(), lambda: False).foresight()
             assert foresight is not None
             outlook = Outlook(
@@ -136,10 +138,13 @@ def test_the_plan_for_the_smallest_becomes_one_yaml_for_all(choose: Choose, tmp_
         checkpoints=str(tmp_path / "checkpoints"),
         control=None,
     )
-    program = ground.framework.program(replace(setting, python="/env/bin/python"))
+    there = replace(setting, python="/env/bin/python", meeting=Meeting(2, 1, "first"))
+    program = ground.framework.program(there)
     ours = YAML(typ="safe", pure=True).load(program.files["train.yaml"])
     config = json.loads(program.files["ds_config.json"])
-    assert program.env["NPROC_PER_NODE"] == "16"
+    said = {name: program.env[name] for name in ("NNODES", "NODE_RANK", "NPROC_PER_NODE")}
+    assert said == {"NNODES": "2", "NODE_RANK": "1", "NPROC_PER_NODE": "8"}
+    assert program.env["MASTER_ADDR"] == "first"
     assert ours["enable_liger_kernel"] is True
     assert config["zero_optimization"]["stage"] == 3
     assert config["zero_optimization"]["offload_optimizer"]["device"] == "cpu"

@@ -23,6 +23,8 @@ attempt fail that finds an extension which an earlier run has compiled.
 (a file is not what its rank says), "alone" (rank 1 writes nothing), "elsewhere" (rank 1 is at
 another step) or "late" (not before there is a file "save-now" in the run folder).
 
+"refused" [R, N] has rank R be refused above a micro-batch of N, once there is a checkpoint.
+
 With "cuda" memory is refused in CUDA's words, and each step for a neighbour's sake while the file
 "crowded" is there.
 
@@ -96,7 +98,11 @@ def main() -> int:
             ranks = len(words[words.index("--include") + 1].split(","))
         else:
             ranks = int(words[words.index("--num_gpus") + 1])
-        return launch(ranks, Path(words[-1]))
+        return launch(range(ranks), Path(words[-1]))
+    if words[:2] == ["-m", "torch.distributed.run"]:
+        each = int(words[words.index("--nproc_per_node") + 1])
+        node = int(words[words.index("--node_rank") + 1])
+        return launch(range(node * each, (node + 1) * each), Path(words[-1]))
     if words[0].endswith("convert.py"):
         return convert(json.loads(words[1]))
     if words[0].endswith("trace.py"):
@@ -107,8 +113,8 @@ def main() -> int:
     return Rank(int(words[1]), Path(words[2])).run()
 
 
-def launch(ranks: int, train: Path) -> int:
-    """Start ranks in sessions of their own and end them all when the first one fails."""
+def launch(ranks: range, train: Path) -> int:
+    """Start a node's ranks in sessions of their own and end them all when the first one fails."""
     story = json.loads(os.environ.get("FAST_STORY", "{}"))
     print(story.get("say", ""), flush=True)
     if story.get("share"):
@@ -120,7 +126,7 @@ def launch(ranks: int, train: Path) -> int:
         subprocess.Popen(
             [sys.executable, __file__, "rank", str(rank), str(train)], start_new_session=True
         )
-        for rank in range(ranks)
+        for rank in ranks
     ]
     code = 0
     while running and code == 0:
@@ -196,10 +202,20 @@ class Rank:
         self.emit("start", pid=os.getpid(), versions=VERSIONS)
         self.emit("phase", phase="load", memory={"data_bytes": 10**8})
         if self.rank:
+            self.be_refused()
             COLLECTIVE["all_reduce"](self.rank_0_is_done)
             self.emit(self.last_of_rank_0(), step=self.total)
             return 0
         return self.steps()
+
+    def be_refused(self) -> None:
+        """Be refused memory in the place of rank 0, where the story names this rank."""
+        rank, fits = self.story.get("refused", (None, 0))
+        if rank == self.rank and self.train["batch"]["micro"] > fits:
+            said = self.events / "rank0.jsonl"
+            while not said.exists() or '"checkpoint"' not in said.read_text():
+                time.sleep(0.005)
+            self.fail(self.refusal(self.train["batch"]["micro"], False), 4)
 
     def rank_0_is_done(self) -> bool:
         """Return whether rank 0 has ended; stop for ever at the moment the story says so."""
