@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.core.evidence import Gap
-from autotune.world.kernel_text import keyed, number
+from autotune.world.kernel_text import keyed, number, read
 
 ROOT = Path("/sys/fs/cgroup")
 LEAF = "autotune-supervisor"  # the group we move into, below the one that was delegated to us
@@ -161,7 +161,7 @@ def cgroup_name(pid: int) -> str | None:
 def _where_we_live(process: str = "self") -> tuple[int | None, str]:
     """Return the version of our memory cgroup, None for none, and its path; raises OSError."""
     paths = {}
-    for line in Path(f"/proc/{process}/cgroup").read_text().splitlines():
+    for line in read(f"/proc/{process}/cgroup").decode(errors="replace").splitlines():
         _, controllers, path = line.split(":", 2)
         paths[controllers] = path.lstrip("/")
     for controllers, path in paths.items():

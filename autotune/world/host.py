@@ -1,9 +1,9 @@
 """Memory of the ranks and of the whole process tree, sampled through /proc and psutil."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import psutil
 
@@ -12,15 +12,16 @@ from autotune.core.evidence import Gap, Machine, Memory
 from autotune.core.view import View
 from autotune.world.cgroup import Cgroup
 from autotune.world.gpu import Gpus
+from autotune.world.kernel_text import read
 from autotune.world.machine import MachineWatch
 
 
 def data_bytes(pid: int) -> int | None:
     """Return VmData of a process: what RLIMIT_DATA counts. The kernel keeps no peak of it."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmData:"):
-                return int(line.split()[1]) * 1024
+        _, found, rest = read(f"/proc/{pid}/status").partition(b"\nVmData:")
+        if found:
+            return int(rest.split(maxsplit=1)[0]) * 1024
     return None
 
 
@@ -28,8 +29,8 @@ def tree_resident_bytes(pids: Sequence[int]) -> int | None:
     """Return the resident memory of these processes together, shared pages counted each time."""
     total = 0
     for pid in pids:
-        with contextlib.suppress(psutil.Error, OSError):
-            total += psutil.Process(pid).memory_info().rss
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            total += int(read(f"/proc/{pid}/statm").split()[1]) * _PAGE
     return total or None
 
 
@@ -45,6 +46,7 @@ def room_of_a_rank(limit: int | None, ranks: int) -> int | None:
     return min(limit or whole, whole) // ranks
 
 
+_PAGE = os.sysconf("SC_PAGESIZE")
 _BY_PROCESS = "gpu memory by process"
 
 

@@ -1,7 +1,10 @@
-"""Reads single numbers out of the small text files in which the kernel shows its counters."""
+"""Reads the small text files in which the kernel shows its counters, and single numbers of them."""
 
 import contextlib
+import os
 from pathlib import Path
+
+_ENOUGH = 4096  # bytes; nearly every such file is read at once
 
 
 def number(path: Path) -> int | None:
@@ -19,3 +22,18 @@ def keyed(path: Path, wanted: str) -> int | None:
             if key == wanted:
                 return int(value)
     return None
+
+
+def read(path: str) -> bytes:
+    """Return what a small file of /proc holds; raises OSError.
+
+    A look at a training reads one for each of its threads, and pathlib takes five times as long.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        held = os.read(descriptor, _ENOUGH)
+        while part := os.read(descriptor, _ENOUGH) if held else b"":
+            held += part
+    finally:
+        os.close(descriptor)
+    return held

@@ -1,13 +1,17 @@
 """Remembers which processes an attempt had, so that the kernel's words can be joined to them."""
 
 import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
 from autotune.world.cgroup import cgroup_name
+from autotune.world.kernel_text import read
 
+_BEGINNING = 60  # looks: while ranks are started, and build and read what they need
+_WALK_EVERY = 5
 MOST_REMEMBERED = 4096
 MOST_CGROUPS = 64
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # numbers that Linux gives to the namespaces of the machine
@@ -24,9 +28,18 @@ class Kindred:
         self.alive: tuple[int, ...] = ()
         self.threads = 0  # of all that live, at the last look
         self.cgroups: set[str] = set()  # where any of them was seen to live
+        self._looks = 0
 
     def look(self, beside: Mapping[int, int]) -> None:
-        """See who lives now; `beside` holds ids known from elsewhere."""
+        """See who lives now; `beside` holds ids known from elsewhere.
+
+        To walk is to ask each thread of each process for its children: a rank on a GPU has a
+        hundred. After the beginning only every fifth look does, unless somebody has gone.
+        """
+        self._looks += 1
+        settled = self._looks > _BEGINNING and self._looks % _WALK_EVERY
+        if settled and beside.keys() <= set(self.alive) and all(map(_is_there, self.alive)):
+            return
         found = descendants(self._root)
         for pid in beside:
             if pid not in found:
@@ -38,7 +51,7 @@ class Kindred:
             if (pid not in self.names or pid in beside) and len(self.cgroups) < MOST_CGROUPS:
                 self.cgroups |= {name for name in (cgroup_name(pid),) if name}
             with contextlib.suppress(OSError):
-                name = Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").rstrip("\n")
+                name = read(f"/proc/{pid}/comm").decode("utf-8", "replace").rstrip("\n")
                 self.names.pop(pid, None)
                 self.names[pid] = name
         while len(self.names) > MOST_REMEMBERED:
@@ -65,14 +78,22 @@ def descendants(root: int) -> dict[int, int]:
             found[pid] = len(threads)
         for thread in threads:
             with contextlib.suppress(OSError, ValueError):
-                listed = Path(f"/proc/{pid}/task/{thread}/children").read_text()
+                listed = read(f"/proc/{pid}/task/{thread}/children")
                 ahead += [child for child in map(int, listed.split()) if child not in found]
     return found
 
 
+def _is_there(pid: int) -> bool:
+    try:
+        os.stat(f"/proc/{pid}")  # noqa: PTH116 - of each process at each look
+    except OSError:
+        return False
+    return True
+
+
 def _threads(pid: int) -> list[str]:
     try:
-        return [task.name for task in Path(f"/proc/{pid}/task").iterdir()]
+        return os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names alone, of each process
     except OSError:
         return []
 

@@ -18,6 +18,7 @@ from autotune.world.xid_events import XidEvents
 # What is kept of the kernel's log: our own, and a few of others for the picture.
 MOST_OURS = 32
 MOST_OF_OTHERS = 8
+_LIMITS_EVERY = 60  # looks: a process hardly ever changes its own
 MOST_WAITING = 256  # for the end of the attempt, before the least useful are let go
 
 
@@ -47,6 +48,7 @@ class MachineWatch:
         self._counts = counts(self._own)
         self._room = room()
         self._limits = Limits()
+        self._limits_read_of: frozenset[int] = frozenset()
         self._threads = 0
         self._looks = 0
         self._began = time.monotonic()
@@ -63,9 +65,11 @@ class MachineWatch:
         self.kindred.look(ranks)
         self._threads = max(self._threads, self.kindred.threads)
         self._room = lowest(self._room, room())
-        for pid in ranks:
-            found = limits_of(pid)
-            self._limits = found if found != Limits() else self._limits
+        if self._looks % _LIMITS_EVERY == 1 or ranks.keys() != self._limits_read_of:
+            self._limits_read_of = frozenset(ranks)
+            for pid in ranks:
+                found = limits_of(pid)
+                self._limits = found if found != Limits() else self._limits
         self._count_kills()
         self._read_log(ranks)
 

@@ -14,6 +14,7 @@ import psutil
 from autotune.core.fault import CannotLaunch, Fault
 from autotune.core.record import AttemptStarted
 from autotune.edges import Command, Exit
+from autotune.world.kernel_text import read
 
 MARK = "AUTOTUNE_ATTEMPT"  # in the environment of everything an attempt starts
 SAME_START_SECONDS = 0.05  # the kernel counts starts in hundredths of a second
@@ -173,9 +174,10 @@ class Survivors:
 def process_alive(pid: int) -> bool:
     """Return whether a process runs; one that only waits to be collected does not."""
     try:
-        return _runs(psutil.Process(pid))
-    except psutil.Error:
+        state = read(f"/proc/{pid}/stat").rpartition(b")")[2].split(maxsplit=1)[0]
+    except (OSError, IndexError):
         return False
+    return state not in (b"Z", b"X")
 
 
 def _is(process: psutil.Process, started: AttemptStarted) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autotune.world.cgroup import OwnCgroup, own_cgroup
 from autotune.world.counters import Counts, Limits, Room, counts, grown, limits_of, lowest, room
-from autotune.world.kindred import descendants
+from autotune.world.kindred import Kindred, descendants
 
 
 def recorded(proc: Path) -> Path:
@@ -99,3 +99,26 @@ def test_the_processes_below_us_are_found_with_their_threads() -> None:
     assert set(below) < set(found)
     assert min(found.values()) >= 1
     child.communicate(b"\n")
+
+
+def sleeper() -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+
+def test_who_came_is_seen_at_the_fifth_look_at_the_latest_and_who_went_at_once() -> None:
+    kindred = Kindred(os.getpid())
+    for _ in range(100):
+        kindred.look({})
+    first, second = sleeper(), sleeper()
+    try:
+        for _ in range(5):
+            kindred.look({})
+        assert {first.pid, second.pid} <= set(kindred.alive)
+        third = sleeper()
+        kindred.look({third.pid: 0})
+        assert third.pid in kindred.alive, "a rank that said its id is there at once"
+    finally:
+        for one in (first, second, third):
+            one.communicate(b"\n")
+    kindred.look({})
+    assert not {first.pid, second.pid, third.pid} & set(kindred.alive)
