@@ -34,6 +34,7 @@ from autotune.world.environment import child_environment
 from autotune.world.files import make_folder, read_json, write_json, write_text
 from autotune.world.host import room_of_a_rank
 from autotune.world.outcome_store import OutcomeStore
+from autotune.world.probe_folder import python_path
 from autotune.world.survey import survey
 from autotune.world.tracing import Tracer, request_for, trace
 
@@ -104,7 +105,7 @@ class Foreseer:
                 ground.python,
                 TRACER,
                 self._folder / "trace",
-                self._environment(),
+                self._environment(plans[0]),  # all derived from one, and pinned as it is
                 f"{ground.run_id}/trace",
                 TRACE_SECONDS,
             ),
@@ -112,11 +113,12 @@ class Foreseer:
             self._stop_asked,
         )
 
-    def _environment(self) -> dict[str, str]:
-        ground = self._ground
-        return child_environment(
+    def _environment(self, plan: Plan) -> dict[str, str]:
+        ground, laid = self._ground, self._ground.overlay(plan)
+        env = child_environment(
             ground.python, ground.job.env, [], deepspeed.environment(ground.device)
         )
+        return env | ({"PYTHONPATH": python_path(laid.path, env.get("PYTHONPATH"))} if laid else {})
 
     def remember(self, launch: Launch, ended: AttemptEnded) -> None:
         """Keep what the attempt needed and took, for the runs that come after."""
@@ -224,8 +226,8 @@ class Foreseer:
         for name, text in program.files.items():
             write_text(folder / name, text)
         trainer, train = (Path(word) for word in program.argv)
-        mark = f"{ground.run_id}/survey"
-        found = survey(ground.python, trainer, train, self._environment(), mark, self._stop_asked)
+        env, mark = self._environment(ground.start), f"{ground.run_id}/survey"
+        found = survey(ground.python, trainer, train, env, mark, self._stop_asked)
         if isinstance(found, Surveyed):
             write_json(folder / ANSWER, {"asked": asked, "found": to_plain(found)})
         return found
@@ -248,7 +250,7 @@ class Foreseer:
             device_name=ground.device_name,
             rehearsed=Moment.SECOND_STEP in reached,
             step_seconds=seen.pace.seconds if seen.pace else None,
-            versions={**ground.versions, "autotune": __version__},
+            versions={**ground.versions_of(plan), "autotune": __version__},
         )
 
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.core.allocator import NEW_NAME, OLD_NAME, merge, show
 from autotune.core.compatibility import parse_version
+from autotune.core.inherited import Inherited
 from autotune.core.job import Job
 from autotune.core.plan import BLOCKING, Device, Plan
 from autotune.core.policy import Policy
@@ -53,6 +54,7 @@ class Ground:
     start: Plan
     inputs: Mapping[str, str]  # digests of what the job names by path
     members: Members | None = None  # the other nodes, where the job trains on several
+    inherited: Inherited | None = None  # the checkpoint of another run that it goes on from
 
     @property
     def gpu_indices(self) -> tuple[int, ...]:
@@ -92,10 +94,17 @@ class Ground:
         """Return the package versions of a plan that are laid over the job's Python."""
         return held(self.folder.overlay(plan.pins)) if plan.pins else None
 
-    def around_now(self) -> Surroundings:
-        """Return what a rung may look at, with the GPUs that have stopped answering."""
-        silent = self.gpus.silent()
-        return dataclasses.replace(self.around, gpus=self.gpu_indices, broken_gpus=silent)
+    def versions_of(self, plan: Plan) -> dict[str, str]:
+        """Return the packages that a training of this plan imports, pinned ones included."""
+        laid = self.overlay(plan)
+        return {**self.versions, **(laid.versions if laid else {})}
+
+    def around_now(self, plans: Iterable[Plan]) -> Surroundings:
+        """Return what a rung may look at, with GPUs and packages as they are for these plans."""
+        pinned = {plan.pins: self.versions_of(plan) for plan in plans if plan.pins}
+        return dataclasses.replace(
+            self.around, gpus=self.gpu_indices, broken_gpus=self.gpus.silent(), pinned=pinned
+        )
 
     def seating(self) -> Seating | None:
         """Return how the GPUs given to the job are now; None on the CPU."""

@@ -15,7 +15,7 @@ from autotune.core.known_good import as_json, launch_script, proof_file, story_c
 from autotune.core.plan import BLOCKING, Plan
 from autotune.frameworks.framework import Setting
 from autotune.ground import Ground
-from autotune.world.files import make_folder, write_text
+from autotune.world.files import make_folder, sync, write_text
 from autotune.world.overlay import Overlay
 from autotune.world.policy_file import find_policy, is_path
 from autotune.world.probe_folder import python_path
@@ -52,8 +52,11 @@ def write_known_good(ground: Ground, setting: Setting, story: Story) -> None:
         (folder / name).unlink(missing_ok=True)  # a link that was planted there is not followed
         shutil.copyfile(source, folder / name)
         (folder / name).chmod(0o600)
+        sync(folder / name)
     write_text(folder / "proof.json", as_json(proof_file(story, plan)))
     write_text(folder / "launch.sh", script, mode=0o700)
+    for named in (folder, folder.parent):  # the journal says next that the run is finished
+        sync(named)
 
 
 def pinned(laid: Overlay) -> str:
@@ -93,6 +96,9 @@ def known_good_job(ground: Ground, plan: Plan, settings: Mapping[str, Any]) -> s
         # What auto finds another time may be another number of ranks than was proven.
         ranks = plan.world_size // ground.nodes
         job["devices"] = {**job.get("devices", {}), "use": ranks}
+    if ground.inherited is not None:
+        again = {"continue_from": ground.inherited.source}
+        job["checkpoints"] = {**job.get("checkpoints", {}), **again}
     if is_path(ground.job.policy):
         job["policy"] = str(find_policy(ground.job.policy, ground.job_folder))
     if ground.job.python:

@@ -8,8 +8,11 @@ import pytest
 
 from autotune.cli.wiring import lay_ground
 from autotune.core.memory.survey import Surveyed
+from autotune.core.memory.traced import Traced
 from autotune.foreseeing import Foreseer
 from autotune.world import host
+from autotune.world.overlay import Overlay
+from autotune.world.tracing import Tracer
 from tests.e2e.fast_job import MODEL, make_job
 
 FOUND = Surveyed(rows=4, steps=12, longest=(16, 8), tokens_mean=3.0)
@@ -151,3 +154,30 @@ def test_a_neighbours_memory_is_no_part_of_the_room(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("psutil.virtual_memory", Machine)
     assert host.room_of_a_rank(None, 2) == 32 * 2**30
     assert host.room_of_a_rank(8 * 2**30, 2) == 4 * 2**30
+
+
+def test_a_pinned_plan_is_traced_with_the_packages_it_pins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seer = foreseer(tmp_path)
+    ground = seer._ground
+    given: list[str] = []
+    pinned = ground.start.but(pins=("transformers<5",))
+    place = ground.folder.overlay(pinned.pins)
+    laid = Overlay(place, ("transformers==4.57.6 --hash=x",), {"transformers": "4.57.6"})
+    monkeypatch.setattr("autotune.ground.held", lambda folder: laid if folder == place else None)
+
+    def trace(tracer: Tracer, *_: object) -> list[Traced]:
+        given.append(tracer.env.get("PYTHONPATH", ""))
+        return []
+
+    monkeypatch.setattr("autotune.foreseeing.trace", trace)
+    monkeypatch.setattr("autotune.foreseeing.survey", Surveys())
+    foresight = seer.foresight()
+    assert foresight is not None
+    seer._trace(foresight, [ground.start])
+    seer._trace(foresight, [pinned])
+    assert [path.startswith(str(laid.path)) for path in given] == [False, True]
+    assert ground.versions_of(pinned)["transformers"] == "4.57.6"
+    assert ground.around_now([pinned]).versions_for(pinned)["transformers"] == "4.57.6"
+    assert "transformers" not in ground.around_now([pinned]).versions_for(ground.start)

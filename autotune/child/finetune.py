@@ -1236,6 +1236,7 @@ class Supervised:
         replaced = make_way(folder) if first else None
         torch.distributed.barrier()
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        sync_tree(folder)  # on every rank, for each may be on a machine of its own
         torch.distributed.barrier()
         self.reporter.probes.over("save")
         self.cadence.saved(step, time.monotonic() - began)
@@ -1631,8 +1632,37 @@ def mark_complete(
     }
     draft = folder / (COMPLETE_MARK + ".draft")
     draft.write_text(json.dumps(mark))
+    sync(draft)
     draft.replace(folder / COMPLETE_MARK)
+    sync(folder)  # older checkpoints are removed next
     (folder / BEGUN_MARK).unlink(missing_ok=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Put all of a checkpoint on disk, files before the folders that name them.
+
+    A power cut leaves what was not, and a mark that came through would vouch for empty shards.
+    """
+    for place, _, names in os.walk(folder, topdown=False):
+        for path in (Path(place, name) for name in names):
+            if not path.is_symlink():
+                sync(path)
+        sync(Path(place))
+    sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return  # another rank has renamed its draft, or removed it
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot do it for a folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def keep_newest(folder: Path, step: int, keep: int) -> None:

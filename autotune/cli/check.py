@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autotune.cli.speech import speak_notes
 from autotune.cli.wiring import lay_ground
-from autotune.core.fault import InputError
+from autotune.core.fault import CannotLaunch, InputError
 from autotune.core.sentence import say_plan
 from autotune.foreseeing import shape_of_model
 from autotune.frameworks.ds_plan import judged
@@ -19,7 +19,10 @@ def check(job: Path) -> int:
         text = read_text(job)
         if '"framework"' not in text:
             return _check_deepspeed(job, text)
-    ground = lay_ground(job, None, "check")
+    try:
+        ground = lay_ground(job, None, "check")
+    except CannotLaunch as error:  # it may pass, and for now the job cannot be started
+        raise InputError(*error.faults) from error
     speak_notes(ground.looked.notes)
     shape = shape_of_model(ground)
     if isinstance(shape, str):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from autotune.core.fault import Fault, InputError
+from autotune.core.fault import CannotLaunch, Fault, InputError
 from autotune.core.job import Job
 from autotune.core.plan import Device
 from autotune.core.seats import Seat, first_devices
@@ -34,6 +34,8 @@ def choose_devices(
 ) -> Chosen:
     """Return the devices of the job; raises InputError when they cannot be had or told.
 
+    Raises CannotLaunch where the driver does not answer.
+
     `look` says how GPUs are now (without it nobody is on any), and `began` with how many ranks an
     earlier start of the run did.
     """
@@ -45,7 +47,8 @@ def choose_devices(
     if gpus.broken and not cpu_build:
         text = f"the NVIDIA driver is installed and does not answer ({gpus.why_none})"
         hint = "mend the driver, or set DS_ACCELERATOR=cpu to train on the CPU"
-        raise InputError(Fault(text, where, hint))
+        # Not the job's fault, and it may pass: a service is started again.
+        raise CannotLaunch(Fault(text, where, hint))
     given = _given(gpus, os.environ.get(VISIBLE), where)
     use = job.devices.use
     if cpu_build or not given:

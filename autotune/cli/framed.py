@@ -81,6 +81,8 @@ def frame(
     chosen = survey.attempt(choose, _with_ranks(job, said), at)
     chosen = chosen or Chosen("cpu", (), 1)
     world_size = chosen.ranks * job.launcher.nodes
+    if survey.passing:  # what rests on the devices cannot be judged before they are known
+        return Framed(job, looked, chosen, None)
     if isinstance(settings, FinetuneSettings):
         looked = look(settings, document, world_size, installed)
         survey.faults += looked.faults

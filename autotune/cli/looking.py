@@ -17,7 +17,7 @@ from autotune.frameworks.foreign import foreign_of
 from autotune.frameworks.framework import Framework, Looked
 from autotune.world.dataset import check_dataset
 from autotune.world.files import read_json
-from autotune.world.hub_cache import cached_model
+from autotune.world.hub_cache import cached_at_modelscope, cached_model
 from autotune.world.model_folder import read_model, tokenizer_faults, weight_bytes
 from autotune.world.own_files import OwnFiles, read_own
 from autotune.world.yaml_files import Document
@@ -116,7 +116,10 @@ def _with_model(looked: Looked, job: Job, framework: Framework, folder: Path) ->
     if isinstance(model, str):
         place = folder / model
         if not place.exists():
-            place = cached_model(model, {**os.environ, **job.env}) or place
+            env = {**os.environ, **job.env}
+            theirs = framework.asks_modelscope(job, looked, env)
+            find = cached_at_modelscope if theirs else cached_model
+            place = find(model, env) or place
         config = read_json(place if place.suffix == ".json" else place / "config.json", links=True)
         if named and not isinstance(config, dict):
             hint = "name a model folder or its config.json, or leave `model` out"

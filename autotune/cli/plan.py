@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from autotune.cli.continuing import saved_as
 from autotune.cli.parts import parts_table
 from autotune.cli.speech import say_lines
 from autotune.cli.wiring import lay_ground
@@ -25,12 +26,13 @@ from autotune.core.outlined import (
     smallest,
     steps_of,
 )
-from autotune.core.outlook import Outlook
+from autotune.core.outlook import Outlook, Saved
 from autotune.core.plan import changes
 from autotune.core.planner import Prospect
 from autotune.core.sentence import say_plan
 from autotune.core.units import show_bytes, show_share
 from autotune.foreseeing import Foreseer
+from autotune.ground import Ground
 
 
 class _Notes:
@@ -50,6 +52,9 @@ class _Notes:
 def plan(job: Path, as_json: bool) -> int:
     """Print what the planner would choose for the job; InputError names every fault of it."""
     ground = lay_ground(job, None, uuid.uuid4().hex[:16])
+    given = ground.inherited
+    if given is not None:
+        print(f"note: from step {given.step} of {given.source} on", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="autotune-plan-") as scratch:
         foreseer = Foreseer(ground, Path(scratch), _Notes(), lambda: False)
         foresight = foreseer.foresight()
@@ -65,7 +70,9 @@ def plan(job: Path, as_json: bool) -> int:
             ground.rungs,
             ground.around,
             ground.start,
+            saved=_brought(ground),
             foresight=foresight,
+            inherited=ground.inherited,
         )
         outlook = foreseer.look_closer(Story(), outlook)
         leap = first_leap(outlook)
@@ -87,6 +94,12 @@ def plan(job: Path, as_json: bool) -> int:
         as_json,
     )
     return 0
+
+
+def _brought(ground: Ground) -> Saved | None:
+    """Return the checkpoint of another run as it will lie when this one begins."""
+    given = ground.inherited
+    return Saved(saved_as(given), given.step, None) if given else None
 
 
 NARROWEST, WIDEST = 80, 120

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autotune import __version__
+from autotune.cli.continuing import saved_as, written_anew
 from autotune.cli.import_job import job_of
 from autotune.cli.looking import digest_of
 from autotune.cli.service_teller import teller
@@ -23,6 +24,9 @@ from autotune.foreseeing import Foreseer
 from autotune.ground import Ground
 from autotune.stage import RunStage
 from autotune.supervisor import Supervisor
+from autotune.world.bringing import bring
+from autotune.world.checkpoint_files import read_layout
+from autotune.world.checkpoints import Checkpoint, inspect
 from autotune.world.files import write_text
 from autotune.world.interrupts import SignalWatch
 from autotune.world.journal import FileJournal, read_journal
@@ -111,12 +115,11 @@ def run(named: Sequence[str], run_dir: Path | None, as_json: bool) -> int:
 
 def _supervise(ground: Ground, signals: SignalWatch, notifier: Notifier, as_json: bool) -> int:
     folder, clock = ground.folder, BeatingClock(notifier)
-    journal = FileJournal(folder.journal, clock.now)
+    limit, journal = ground.job.devices.memory_limit, FileJournal(folder.journal, clock.now)
     story = fold(read_journal(folder.journal))
     ground = _with_members(_same_run(ground, story), clock)
     event = _opening(ground, story)
-    limit, name = ground.job.devices.memory_limit, ground.job.name
-    tell = teller(as_json, limit, notifier, name, ground.run_id)
+    tell = teller(as_json, limit, notifier, ground.job.name, ground.run_id)
     journal.append(event)
     tell.event(event)
     if ground.document.path != folder.job:
@@ -130,18 +133,20 @@ def _supervise(ground: Ground, signals: SignalWatch, notifier: Notifier, as_json
     _gather(ground, asked, tell)
     foreseer = Foreseer(ground, folder.path / "survey", tell, lambda: bool(asked.read().stop_by))
     stage = RunStage(ground, clock, asked, tell, foreseer)
+    _bring(ground, story, asked)
 
     def outlook(story: Story) -> Outlook:
         now = Outlook(
             ground.job,
             ground.policy,
             ground.rungs,
-            ground.around_now(),
+            ground.around_now(one.plan for one in story.attempts),
             ground.start,
             stage.saved(),
             stage.earlier(),
             foreseer.foresight(),
             ground.seating(),
+            ground.inherited,
         )
         before = foreseer.doubts
         closer = foreseer.look_closer(story, now)
@@ -167,6 +172,23 @@ def _supervise(ground: Ground, signals: SignalWatch, notifier: Notifier, as_json
         with contextlib.suppress(OSError):  # the run is done, whether anybody hears of it or not
             print(folder.known_good, flush=True)
     return code
+
+
+def _bring(ground: Ground, story: Story, asked: Asked) -> None:
+    """Copy the checkpoint that the run goes on from; a stop that cuts it short is heard next."""
+    given, folder = ground.inherited, ground.folder
+    if given is None or story.attempts:
+        return
+    if isinstance(inspect(folder.path / saved_as(given)), Checkpoint):
+        return  # a supervisor died right after it
+    source = Path(given.source)
+    layout = read_layout(source)
+    if isinstance(layout, str):
+        text = f"the checkpoint that this run goes on from is no longer whole: {layout}"
+        hint = "put it back, or start a new run with --run-dir"
+        raise InputError(Fault(text, given.source, hint))
+    written = written_anew(given, layout, ground.job.checkpoints.every)
+    bring(source, folder.checkpoints, written, lambda: bool(asked.read().stop_by))
 
 
 def _same_run(ground: Ground, story: Story) -> Ground:
@@ -238,4 +260,5 @@ def _opening(ground: Ground, story: Story) -> Event:
         policy_digest=policy_digest,
         autotune=__version__,
         inputs=dict(ground.inputs),
+        inherited=ground.inherited,
     )

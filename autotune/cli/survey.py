@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from autotune.core.fault import AutotuneError, Fault, InputError
+from autotune.core.fault import AutotuneError, CannotLaunch, Fault, InputError
 
 
 class Survey:
@@ -11,6 +11,7 @@ class Survey:
     def __init__(self) -> None:
         """Begin with none."""
         self.faults: list[Fault] = []
+        self.passing: list[Fault] = []  # those of them that are not the job's and may pass
 
     def attempt(self, look: Any, *arguments: Any) -> Any:
         """Return what `look` returns, or None when it found faults, which are kept."""
@@ -18,9 +19,15 @@ class Survey:
             return look(*arguments)
         except AutotuneError as error:
             self.faults += error.faults
+            self.passing += error.faults if isinstance(error, CannotLaunch) else ()
             return None
 
     def end(self) -> None:
-        """Raise InputError when anything is wrong."""
+        """Raise InputError when anything is wrong, or CannotLaunch when nothing of it is the job's.
+
+        What may pass by itself is tried again by a service, and a wrong file never.
+        """
+        if self.faults and self.faults == self.passing:
+            raise CannotLaunch(*self.faults)
         if self.faults:
             raise InputError(*self.faults)

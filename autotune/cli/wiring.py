@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from autotune import rungs as rung_folder
+from autotune.cli.continuing import Wanted, find_inherited, still_asked
 from autotune.cli.devices import Chosen, choose_devices
-from autotune.cli.framed import Framed, frame, framework_named, settings_in
+from autotune.cli.framed import BUILT_IN, Framed, frame, framework_named, settings_in
 from autotune.cli.looking import digest_of
 from autotune.cli.survey import Survey
 from autotune.core.carry import CHANGE_DTYPE, RESET_OPTIMIZER
 from autotune.core.compatibility import conflicts
 from autotune.core.fault import CannotRecord, Fault, nearest
-from autotune.core.history import fold
+from autotune.core.history import Story, fold
+from autotune.core.inherited import Inherited
 from autotune.core.job import Job, batch_of
-from autotune.core.plan import KNOBS, Device
+from autotune.core.plan import KNOBS, Device, Plan
 from autotune.core.policy import Policy
 from autotune.core.rung import Rung, Surroundings
 from autotune.core.units import show_bytes
@@ -74,11 +76,11 @@ def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
     python = training_python(job.python, document.path.parent)
     installed: dict[str, str] = survey.attempt(versions, python, framework.needs) or {}
     gpus, leases = find_gpus(), Leases(job.name)
-    folder = run_folder_of(job, document.path, run_dir)
+    begun = _begun(folder := run_folder_of(job, document.path, run_dir))
 
     def choose(job: Job, where: str) -> Chosen:
-        began = _began_with(folder)
-        began = began // job.launcher.nodes if began else None
+        ranks = begun.started.plan.world_size if begun.started else None
+        began = ranks // job.launcher.nodes if ranks else None
         return choose_devices(job, gpus, installed, where, lambda n: look(gpus, n, leases), began)
 
     seen = frame(job, settings, framework, document, installed, choose, survey)
@@ -89,8 +91,8 @@ def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
     if start is None:
         raise AssertionError("a job without a plan to start at has no faults")
     survey.faults += _limit_faults(job, policy, device, document)
-    where, clashes = document.where("settings"), conflicts(start, device, installed)
-    survey.faults += [Fault(row.why, where, f"source: {row.source}") for row in clashes]
+    survey.faults += _clashes(start, device, installed, document.where("settings"))
+    inherited, looked = _inherited(survey, framework, document, folder, begun, seen, looked)
     survey.end()
     return Ground(
         run_id=run_id,
@@ -112,7 +114,13 @@ def lay_ground(job_file: Path, run_dir: Path | None, run_id: str) -> Ground:
         around=_around(seen, framework, installed),
         start=start,
         inputs=looked.inputs,
+        inherited=inherited,
     )
+
+
+def _clashes(start: Plan, device: Device, installed: dict[str, str], where: str) -> list[Fault]:
+    found = conflicts(start, device, installed)
+    return [Fault(row.why, where, f"source: {row.source}") for row in found]
 
 
 def _around(seen: Framed, framework: Framework, installed: dict[str, str]) -> Surroundings:
@@ -133,13 +141,43 @@ def _around(seen: Framed, framework: Framework, installed: dict[str, str]) -> Su
     )
 
 
-def _began_with(folder: RunFolder) -> int | None:
-    """Return with how many ranks the run of this folder began; None where none did."""
+def _begun(folder: RunFolder) -> Story:
+    """Return the story of the run in this folder; an empty one where none began."""
     try:
-        started = fold(read_journal(folder.journal)).started
+        return fold(read_journal(folder.journal))
     except (CannotRecord, OSError):
-        return None  # `run` reads it again and says what is wrong
-    return started.plan.world_size if started else None
+        return Story()  # `run` reads it again and says what is wrong
+
+
+def _inherited(
+    survey: Survey,
+    framework: Framework,
+    document: Document,
+    folder: RunFolder,
+    begun: Story,
+    seen: Framed,
+    looked: Looked,
+) -> tuple[Inherited | None, Looked]:
+    """Return the checkpoint of another run that this one goes on from, and what is noted of it."""
+    job, asked = seen.job, seen.job.checkpoints.continue_from
+    where = document.where("checkpoints", "continue_from")
+    if begun.started is not None:
+        survey.faults += still_asked(job, begun, where)
+        return begun.started.inherited, looked
+    if asked is None or seen.start is None:
+        return None, looked
+    wanted = Wanted(
+        job=job,
+        start=seen.start,
+        model_config=looked.model_config,
+        inputs=looked.inputs,
+        adapter_rank=framework.trained(job, looked).lora_rank,
+        own_marks_only=framework.name == BUILT_IN,
+    )
+    found = survey.attempt(find_inherited, asked, document.path.parent, folder, wanted, where)
+    if found is None:
+        return None, looked
+    return found[0], replace(looked, notes=(*looked.notes, *found[1]))
 
 
 def _judge_places(

@@ -18,6 +18,9 @@ BROKEN_BY: dict[Failure, tuple[str, ...]] = {
     Failure.DTYPE_KERNEL_GAP: ("attention",),  # or the precision: then nothing is lost by it
 }
 
+# Told to put whole weights on a device, stage 3 is what breaks, whatever the weights' precision.
+DEVICE_MAP = "device_map_under_zero_3"
+
 # Where a rung was just taken and no step came after it, the rung is to blame and not the job.
 BREAKS_AT_START = frozenset({
     Failure.MISSING_DEPENDENCY, Failure.CONFIG_ERROR, Failure.USER_CODE_ERROR,
@@ -43,6 +46,8 @@ def broken_settings(attempt: Attempt) -> dict[str, Any]:
     """
     if attempt.failure is None:
         return {}
+    if attempt.diagnosis is not None and attempt.diagnosis.rests_on(DEVICE_MAP):
+        return {"zero_stage": attempt.plan.zero_stage}
     values = {name: getattr(attempt.plan, name) for name in BROKEN_BY.get(attempt.failure, ())}
     broken = {name: value for name, value in values.items() if value not in (False, "none")}
     remedy, evidence = attempt.launch.remedy, attempt.evidence
@@ -73,7 +78,7 @@ def broken_now(ran: Sequence[Attempt]) -> dict[str, Any]:
 def crashed(attempt: Attempt) -> bool:
     """Return whether native code crashed: that can pass, and the policy may try once more."""
     why = attempt.diagnosis
-    return why is not None and any(one.signature == NATIVE_CRASH for one in why.evidence)
+    return why is not None and why.rests_on(NATIVE_CRASH)
 
 
 def badly_converted(attempt: Attempt) -> bool:

@@ -27,8 +27,18 @@ _LATE = frozenset({
 })  # fmt: skip
 # What a card in doubt may account for: a training that said nothing better.
 _SILENT = frozenset({Failure.UNKNOWN, Failure.GPU_HARDWARE})
+# What a kernel's own fault may account for.
+_UNNAMED = frozenset({Failure.UNKNOWN, Failure.COLLECTIVE_ERROR, Failure.USER_CODE_ERROR})
 # An error of the training's own that has nothing to do with a card is not the card's.
-_OF_A_CARD = re.compile(r"(?i)cuda|nccl|cublas|cudnn|\bgpu\b|\bdevice\b|SIGABRT|SIGSEGV|SIGBUS")
+_OF_A_CARD = re.compile(
+    r"(?i)cuda|nccl|cublas|cudnn|\bgpu\b|\bdevice\b|SIGABRT|SIGSEGV|SIGBUS"
+    r"|Fatal Python error: Aborted"
+)
+# What CUDA, and who watches over it, make of a kernel's own fault where they do not name it: an
+# abort. A segmentation fault is the host's, and any other exception has words of its own.
+_ABORTED = re.compile(
+    r"SIGABRT|Fatal Python error: Aborted|signal: Abort|CUDA error|CU(?:BLAS|DNN)_STATUS"
+)
 
 
 def broken_card(evidence: Evidence, finding: Finding) -> Finding | None:
@@ -52,7 +62,7 @@ def broken_card(evidence: Evidence, finding: Finding) -> Finding | None:
     suspect = _blaming(xids, Blame.SUSPECT)
     if suspect and finding.failure in _SILENT:
         return _hardware(finding, FROM_SUSPECT, _told(suspect[0]), suspect)
-    return _own_fault(finding, xids)
+    return _own_fault(evidence, finding, xids)
 
 
 def blamed_cards(evidence: Evidence) -> frozenset[int]:
@@ -79,10 +89,14 @@ def _blaming(xids: list[KernelEvent], blame: Blame) -> list[KernelEvent]:
     return sorted(found, key=lambda x: (x.ours is None, x.seconds or 0))
 
 
-def _own_fault(finding: Finding, xids: list[KernelEvent]) -> Finding | None:
+def _own_fault(evidence: Evidence, finding: Finding, xids: list[KernelEvent]) -> Finding | None:
     """An Xid that a kernel of the training brings about, where no words name it better."""
     own = [x for x in xids if x.ours and blame_of(x.code) is Blame.APPLICATION]
-    if not own or finding.failure not in (Failure.UNKNOWN, Failure.COLLECTIVE_ERROR):
+    if not own or finding.failure not in _UNNAMED:
+        return None
+    if finding.failure is Failure.USER_CODE_ERROR and not _ABORTED.search(
+        words_of(evidence, finding)
+    ):
         return None
     why = f"{_told(own[0])}; the rest follows from that: {finding.why[:200]}"
     rank = own[0].rank if own[0].rank is not None else finding.rank

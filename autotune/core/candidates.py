@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autotune.core.compatibility import conflicts
 from autotune.core.plan import Plan
-from autotune.core.rung import Result, Rung, Scene
+from autotune.core.rung import Result, Rung, Scene, out_of_reach
 
 WORST = (Result.SAME, Result.CLOSE, Result.CHANGED)
 
@@ -44,7 +44,6 @@ def candidates(
         for name in dict.fromkeys(names)
         if not rungs[name].keeps_plan
         and rungs[name].deed is None
-        and rungs[name].knobs <= scene.around.knobs
         and forbidden(rungs[name]) is None
     ]
     ways: dict[Plan, Way] = {scene.plan: (Result.SAME, ())}
@@ -75,6 +74,8 @@ def _walk(
             if rung.applies(here) is not None:
                 continue
             made = rung.apply(here)
+            if out_of_reach(rung, here, made):
+                continue
             way = (_worse(result, rung.result), (*path, rung.name))
             known = ways.get(made)
             if known is not None and WORST.index(known[0]) <= WORST.index(way[0]):
@@ -99,13 +100,16 @@ def _deepest(scene: Scene, usable: Sequence[Rung]) -> Iterator[tuple[Rung, Plan,
         for _ in range(64):
             if rung.applies(here) is not None:
                 break
-            here = dataclasses.replace(here, plan=rung.apply(here))
+            made = rung.apply(here)
+            if out_of_reach(rung, here, made):
+                break
+            here = dataclasses.replace(here, plan=made)
             result, path = _worse(result, rung.result), (*path, rung.name)
             yield rung, here.plan, (result, path)
 
 
 def _may(scene: Scene, rung: Rung, plan: Plan, refused: Callable[[Rung, Plan], str | None]) -> bool:
-    if conflicts(plan, scene.around.device, scene.around.versions):
+    if conflicts(plan, scene.around.device, scene.around.versions_for(plan)):
         return False
     return refused(rung, plan) is None
 

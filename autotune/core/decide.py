@@ -139,6 +139,8 @@ def _means(story: Story, outlook: Outlook) -> Means:
 
 
 def _climb(story: Story, outlook: Outlook) -> Step:
+    if all(badly_converted(one) for one in story.attempts):
+        return _not_brought_over(story, outlook)
     means = _means(story, outlook)
     beaten, choice = _answer(story, outlook, means)
     scene = _scene(beaten, story, outlook)
@@ -165,6 +167,19 @@ def _climb(story: Story, outlook: Outlook) -> Step:
         if not story.waited_since_end:
             return GiveUp(enough, cure=choice.cure)
     return _launch(story, outlook, choice.plan, choice.remedy.why, choice)
+
+
+def _not_brought_over(story: Story, outlook: Outlook) -> Step:
+    """Answer where another run's checkpoint could not be made the start of the first attempt."""
+    last, given = story.last, outlook.inherited
+    if last is None or last.diagnosis is None:
+        raise AssertionError("nothing was converted yet")
+    if story.taken_up_again:
+        return _launch(story, outlook, last.plan, "the owner started it again")
+    plan = given.plan if given else outlook.start
+    cure = f"train as that run did, at ZeRO stage {plan.zero_stage} on {plan.world_size} rank(s)"
+    why = f"the checkpoint it was to go on from could not be carried over: {last.diagnosis.why}"
+    return GiveUp(why, cure=cure)
 
 
 def _answer(story: Story, outlook: Outlook, means: Means) -> tuple[Attempt, Choice]:

@@ -231,3 +231,7 @@ class Diagnosis:
     outranked: tuple[Reason, ...] = ()  # matched, each with why it did not win
     traits: tuple[Trait, ...] = ()
     cure: str = ""  # one thing a person can do about it, "" where nothing certain is known
+
+    def rests_on(self, *signatures: str) -> bool:
+        """Return whether one of these signatures is what names the failure."""
+        return any(one.signature in signatures for one in self.evidence)

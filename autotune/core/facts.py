@@ -16,7 +16,7 @@ def _is(trait: Trait) -> Callable[[Scene], bool]:
 
 def _shown(*signatures: str) -> Callable[[Scene], bool]:
     """Return whether the diagnosis rests on one of these signatures."""
-    return lambda scene: any(one.signature in signatures for one in scene.diagnosis.evidence)
+    return lambda scene: scene.diagnosis.rests_on(*signatures)
 
 
 def _exceeds_device(scene: Scene) -> bool:

@@ -48,8 +48,9 @@ def examine(story: Story) -> Faith:
     """Return what the attempts told adds up to."""
     counts, again = lineage(story)
     by_number = {one.number: one for one in story.attempts}
-    breaches = [*_broken_batches(story), *_broken_lines(counts)]
-    gaps: list[str] = []
+    before = _inherited_steps(story, counts)
+    breaches = [*_broken_batches(story), *_broken_lines(counts, before)]
+    gaps = [f"steps 1 to {before} were trained by another run"] if before else []
     digest: int | None = 0
     for span in counts:
         found = _digest_of_span(by_number[span.attempt].evidence, span)
@@ -200,9 +201,16 @@ def _digest_of_span(evidence: Evidence | None, span: Span) -> int | None:
     return trail.digest_up_to(span.last)
 
 
-def _broken_lines(counts: tuple[Span, ...]) -> list[str]:
-    """Name the steps that no attempt trained."""
-    found, expected = [], 1
+def _inherited_steps(story: Story, counts: tuple[Span, ...]) -> int:
+    """Return how many steps another run trained that these go on from."""
+    given = story.started.inherited if story.started else None
+    goes_on = given is not None and (not counts or counts[0].first == given.step + 1)
+    return given.step if given and goes_on else 0
+
+
+def _broken_lines(counts: tuple[Span, ...], before: int) -> list[str]:
+    """Name the steps after the first `before` that no attempt trained."""
+    found, expected = [], before + 1
     for span in counts:
         if span.first != expected:
             found.append(f"steps {expected} to {span.first - 1} were trained by no attempt")

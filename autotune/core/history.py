@@ -101,7 +101,8 @@ class Story:
 
         An attempt whose progress is unknown neither resets this list nor stands in it.
         """
-        best = 0
+        given = self.started.inherited if self.started else None
+        best = given.step if given else 0
         since: list[Attempt] = []
         for attempt in self.attempts:
             reached = attempt.evidence.checkpoint_step if attempt.evidence else None

@@ -92,13 +92,17 @@ class Launcher(_Strict):
 
 
 class Checkpoints(_Strict):
-    """How often to save and how many to keep."""
+    """How often to save, how many to keep, and which one of another run to go on from."""
 
     every: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto",
         description="optimizer steps between checkpoints; auto: by the cost of a save and the risk",
     )
     keep: int = Field(default=3, ge=2, description="checkpoints kept; the newest may be half-made")
+    continue_from: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="a checkpoint of another run, or a folder of them, copied when this run begins",
+    )
 
 
 class Limits(_Strict):

@@ -74,7 +74,7 @@ def choose(scene: Scene, story: Story, means: Means) -> Choice:
             carry = means.carry_to(plan, rung)
             reason = _unfit(rung, plan, carry, scene, story)
             if reason is None:
-                pause = pause_before(story, place, rule, name)
+                pause = pause_before(story, rule, name)
                 remedy = _remedy(rung, rule, place, (scene.plan, plan), pause, tuple(passed))
                 return Choice(plan, carry, remedy, cure=cure)
         passed.append(PassedOver(name, reason))
@@ -140,9 +140,10 @@ def _leap(scene: Scene, story: Story, means: Means, rule: Rule, place: int, cure
         rung=one.rungs[0],
         changes=changes(scene.plan, one.plan),
         rule=place,
+        answers=rule.matches,
         why=seen.pick.why,
         spend=bool(story.attempts) and rule.spend == "yes",
-        pause_seconds=pause_before(story, place, rule, one.rungs[0]),
+        pause_seconds=pause_before(story, rule, one.rungs[0]),
         passed_over=passed,
         also=one.rungs[1:],
     )
@@ -161,6 +162,7 @@ def _remedy(
         rung=rung.name,
         changes=changes(*plans),
         rule=place,
+        answers=rule.matches,
         why=rule.why,
         spend=rule.spend == "yes",
         pause_seconds=pause,
@@ -188,7 +190,7 @@ def _inapplicable(rung: Rung, scene: Scene) -> str | None:
 
 
 def _unfit(rung: Rung, plan: Plan, carry: Carry, scene: Scene, story: Story) -> str | None:
-    clash = conflicts(plan, scene.around.device, scene.around.versions)
+    clash = conflicts(plan, scene.around.device, scene.around.versions_for(plan))
     if clash:
         return clash[0].why
     return _unwanted(rung, plan, carry, scene, story)

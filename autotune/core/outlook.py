@@ -6,6 +6,7 @@ from typing import Any
 from autotune.core.carry import Carry, SavedShape, WantedShape, decide_carry
 from autotune.core.foresight import Foresight
 from autotune.core.history import Story
+from autotune.core.inherited import Inherited
 from autotune.core.job import Job
 from autotune.core.plan import Optimizer, Plan
 from autotune.core.policy import Policy
@@ -43,6 +44,7 @@ class Outlook:
     earlier: tuple[Saved, ...] = ()  # the whole checkpoints before it, newest first
     foresight: Foresight | None = None  # None: nothing can be predicted
     seating: Seating | None = None  # None: no GPU is to be had or waited for
+    inherited: Inherited | None = None  # the checkpoint of another run that it goes on from
 
 
 def carry_to(plan: Plan, story: Story, outlook: Outlook, rung: Rung | None = None) -> Carry:
@@ -67,6 +69,9 @@ def writer_of(saved: Saved, story: Story, outlook: Outlook) -> Plan:
     for attempt in story.attempts:
         if attempt.number == saved.attempt:
             return attempt.plan
+    given = outlook.inherited
+    if given is not None and saved.attempt is None and saved.step == given.step:
+        return given.plan
     return story.last.plan if story.last else outlook.start
 
 

@@ -77,6 +77,14 @@ class Rule(_Strict):
     why: str
     advice: str = Field(default="", description="one thing a person can do when nothing is left")
 
+    @property
+    def matches(self) -> str:
+        """What it answers, in words; no two rules that can be reached say the same.
+
+        It stays as it is where rules come before it and where its rungs or limits are edited.
+        """
+        return " and ".join([self.when, *sorted(set(self.and_))])
+
 
 Choose = Literal["predicted", "in_order"]
 

@@ -7,6 +7,7 @@ from autotune.core.carry import Carry
 from autotune.core.codec import CodecError, from_plain, to_plain
 from autotune.core.evidence import Diagnosis, Evidence
 from autotune.core.failure import Failure
+from autotune.core.inherited import Inherited
 from autotune.core.plan import Change, Plan
 from autotune.core.resumed import Expected
 
@@ -33,6 +34,7 @@ class Remedy:
     pause_seconds: float = 0.0
     passed_over: tuple[PassedOver, ...] = ()
     also: tuple[str, ...] = ()  # further rungs taken in the same leap
+    answers: str = ""  # what its rule matches; empty: written when rules were known by place alone
 
     @property
     def rungs(self) -> tuple[str, ...]:
@@ -153,6 +155,7 @@ class RunStarted:
     policy_digest: str = ""
     autotune: str = ""
     inputs: dict[str, str] = field(default_factory=dict)  # digests of what is named by path
+    inherited: Inherited | None = None  # None: it begins at the first step
 
 
 @dataclass(frozen=True)

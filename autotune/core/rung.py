@@ -34,12 +34,18 @@ class Surroundings:
     knobs: frozenset[str]  # fields of Plan that the framework can set
     lacks: Mapping[str, str] = field(default_factory=dict)  # the others, each with the reason
     versions: dict[str, str] = field(default_factory=dict)  # of the training's Python
+    # The same with the packages that are laid over it, by what a plan pins.
+    pinned: Mapping[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
     has_evaluation: bool = False
     packing: bool = False  # rows are put end to end up to the sequence
     platform: str = "linux"  # "linux", "wsl" or "tegra"
     gpus: tuple[int, ...] = ()  # the job's GPUs by NVML's index, in the order of the ranks
     pins: tuple[str, ...] = ()  # the packages that the job names for `pin_packages`
     broken_gpus: tuple[int, ...] = ()  # those of them that do not answer, or broke in the attempt
+
+    def versions_for(self, plan: Plan) -> dict[str, str]:
+        """Return the versions that a training of this plan imports, as far as they are known."""
+        return self.pinned.get(plan.pins, self.versions)
 
 
 # The last of a checkpoint, the states of the random numbers, is read when training begins.
@@ -101,16 +107,18 @@ class Rung:
         return self.keeps_plan and self.deed not in (Deed.SET_ASIDE, Deed.START_OVER)
 
 
-def out_of_reach(rung: Rung, scene: Scene) -> list[str]:
+def out_of_reach(rung: Rung, scene: Scene, after: Plan | None = None) -> list[str]:
     """Return the fields of the plan that this rung would change here and the tool cannot set.
 
     A rung may be able to change more than it does: without a knob for offloaded activations an
-    offloaded optimizer can still be brought back.
+    offloaded optimizer can still be brought back. `after` is what it makes of the plan, where that
+    is known already.
     """
     missing = rung.knobs - scene.around.knobs
     if not missing or missing == rung.knobs:
         return sorted(missing)
-    if rung.applies(scene) is not None:
-        return []
-    after = rung.apply(scene)
+    if after is None:
+        if rung.applies(scene) is not None:
+            return []
+        after = rung.apply(scene)
     return sorted(name for name in missing if getattr(after, name) != getattr(scene.plan, name))

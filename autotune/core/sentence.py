@@ -37,7 +37,9 @@ LONGEST_WHY = 200  # characters of a diagnosis in one line; diagnosis.json holds
 def say(event: Event) -> str | None:
     """Return the sentence for an event, or None for one that people need not hear of."""
     if isinstance(event, RunStarted):
-        return f"run {event.job_name} begins on the {event.device} under policy {event.policy}"
+        begins = f"run {event.job_name} begins on the {event.device} under policy {event.policy}"
+        given = event.inherited
+        return f"{begins}, from step {given.step} of {given.source}" if given else begins
     if isinstance(event, Decided):
         return _say_step(event.step)
     if isinstance(event, Prepared):

@@ -131,6 +131,10 @@ class AnyCommand:
         """Return the model that the job names for prediction."""
         return self.settings(job).model
 
+    def asks_modelscope(self, _: Job, __: Looked, ___: Mapping[str, str]) -> bool:
+        """Return whether names of models are ModelScope's: they are not."""
+        return False
+
     def start(self, job: Job, looked: Looked, world_size: int) -> Plan:
         """Return the plan of the places' own values; what the command does not say is neutral."""
         batch, named = batch_of(job), places(self.command(job))
@@ -177,6 +181,9 @@ class AnyCommand:
         if RESUME in named and OUTPUT not in named:
             text = "`{resume}` stands in the command, and no `{output}` from where to resume"
             faults.append(Fault(text, where, "write {output} where checkpoints are to go"))
+        if RESUME not in named and job.checkpoints.continue_from is not None:
+            text = "`continue_from` names a checkpoint, and the command has no {resume} for it"
+            faults.append(Fault(text, where, "write {resume} where its path is to go"))
         if "micro_batch" in self.has(job, looked):
             faults += batch_faults(job, world_size, where)
         path = self.config_path(job)

@@ -55,6 +55,10 @@ class Finetune:
         """Return the model folder, or the architecture config."""
         return settings_of(job).model
 
+    def asks_modelscope(self, _: Job, __: Looked, ___: Mapping[str, str]) -> bool:
+        """Return whether names of models are ModelScope's: they are not."""
+        return False
+
     def start(self, job: Job, looked: Looked, world_size: int) -> Plan:
         """Return the plan of the job's own settings."""
         settings = settings_of(job)

@@ -188,6 +188,13 @@ class Framework(Protocol):
         """
         ...
 
+    def asks_modelscope(self, job: Job, looked: Looked, environment: Mapping[str, str]) -> bool:
+        """Return whether a model that is only named is ModelScope's, and not Hugging Face's.
+
+        `environment` is what the training inherits.
+        """
+        ...
+
     def start(self, job: Job, looked: Looked, world_size: int) -> Plan:
         """Return the plan of the job's own settings."""
         ...

@@ -25,6 +25,7 @@ from autotune.frameworks.trainer import (
 )
 from autotune.frameworks.trainer_changes import (
     Changes,
+    alone,
     changes_for,
     plan_changes,
     relaunch,
@@ -109,6 +110,10 @@ class Hf:
         found = values.get("model_name_or_path") or values.get("config_name")
         return found if isinstance(found, str) else None
 
+    def asks_modelscope(self, _: Job, __: Looked, ___: Mapping[str, str]) -> bool:
+        """Return whether names of models are ModelScope's: they are not."""
+        return False
+
     def start(self, job: Job, looked: Looked, world_size: int) -> Plan:
         """Return the plan of the arguments as they stand."""
         return plan_of(_own(job, looked, _sound(job, looked)), world_size)
@@ -159,7 +164,8 @@ class Hf:
         words, files = line.changed(changes, setting.folder)
         argv, whole, launcher = _launched(line.call, words, setting)
         folder = absolute(foreign_of(setting.job).folder, setting.job_folder)
-        return Program(argv, files, False, whole, dict(line.call.env), folder, launcher)
+        env = {**dict(line.call.env), **(alone(setting) if whole else {})}
+        return Program(argv, files, False, whole, env, folder, launcher)
 
     def known_good(self, setting: Setting) -> KnownGood:
         """Return the command with the plan's arguments, and a job that starts there."""

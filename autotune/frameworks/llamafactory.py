@@ -88,6 +88,14 @@ class LlamaFactory:
             return named
         return given.text("model_name_or_path") or None
 
+    def asks_modelscope(self, job: Job, looked: Looked, environment: Mapping[str, str]) -> bool:
+        """Return whether names of models are ModelScope's: where its switch is on."""
+        given = read(job, looked)
+        if isinstance(given, Fault):
+            return False
+        both = {**environment, **given.environment}
+        return replace(given, environment=both).enabled("USE_MODELSCOPE_HUB")
+
     def start(self, job: Job, looked: Looked, world_size: int) -> Plan:
         """Return the plan of the YAML as it stands."""
         given = _sound(job, looked)

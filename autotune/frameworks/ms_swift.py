@@ -92,6 +92,15 @@ class MsSwift(Tool):
         said = self.own(job, looked, given, 1).job.env.get("NPROC_PER_NODE")
         return integer(said) or 1
 
+    def asks_modelscope(self, job: Job, looked: Looked, environment: Mapping[str, str]) -> bool:
+        """Return whether names of models are ModelScope's: unless it is told otherwise."""
+        given = self.given(job, looked)
+        if isinstance(given, Fault):
+            return True
+        own = self.own(job, looked, given, 1)
+        said = {**environment, **own.job.env}.get("USE_HF", "0")
+        return not (own.on("use_hf") or flag(said))
+
     def values(self, given: Given, looked: Looked, ranks: int) -> dict[str, Any]:
         """Return the arguments with what ms-swift works out where nothing says it."""
         values = {key: value for key, value in given.values().items() if value is not None}
@@ -178,6 +187,9 @@ class MsSwift(Tool):
         if own.on("resume_only_model"):
             text = "`resume_only_model` begins the schedule and the optimizer anew at each resume"
             faults.append(Fault(text, where, "take it out"))
+        if (integer(own.job.env.get("NNODES")) or 1) > 1:  # its configuration may set it too
+            text = f"NNODES is {own.job.env['NNODES']}, and swift is started on one node alone"
+            faults.append(Fault(text, where, "give the command of one node"))
         if own.values.get("tuner_backend") == "unsloth":
             text = "unsloth replaces the trainer in ways that autotune does not follow"
             faults.append(Fault(text, where, "take `tuner_backend` out"))

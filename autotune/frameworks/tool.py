@@ -15,7 +15,7 @@ from autotune.frameworks.command_line import Call, split
 from autotune.frameworks.foreign import Foreign, command_of, foreign_of, settings_with
 from autotune.frameworks.framework import KnownGood, Looked, Program, Setting, Trained
 from autotune.frameworks.trainer import Own
-from autotune.frameworks.trainer_changes import changes_for, relaunch
+from autotune.frameworks.trainer_changes import alone, changes_for, relaunch
 from autotune.frameworks.trainer_keys import HF, Habits
 
 TRAIN_FILE = "train.yaml"  # of the attempt: the changed copy of the tool's configuration
@@ -168,6 +168,10 @@ class Tool:
         found = self.values(given, looked, 1).get("model_name_or_path")
         return found if isinstance(found, str) else None
 
+    def asks_modelscope(self, _: Job, __: Looked, ___: Mapping[str, str]) -> bool:
+        """Return whether names of models are ModelScope's: they are not."""
+        return False
+
     def start(self, job: Job, looked: Looked, world_size: int) -> Plan:
         """Return the plan of the configuration as it stands."""
         return self._start(self.own(job, looked, self._sound(job, looked), world_size), world_size)
@@ -216,6 +220,7 @@ class Tool:
         folder = absolute(foreign_of(setting.job).folder, setting.job_folder)
         before = self._sound(setting.job, setting.looked)
         env = {**self.environment(before), **dict(given.call.env), **self.ours(setting)}
+        env |= alone(setting)
         return Program(argv, {**files, **named}, starts_ranks=True, env=env, folder=folder)
 
     def ours(self, _setting: Setting, /) -> dict[str, str]:

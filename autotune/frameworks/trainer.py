@@ -159,7 +159,9 @@ def faults_of(own: Own, ranks: int, where: str) -> list[Fault]:
     if resume is not None and flag(resume) is not False:
         text = f"`{own.habits.resume}` names {resume}, a checkpoint of another run, which is "
         text += "neither gone on from nor touched without being asked"
-        faults.append(Fault(text, where, "take it out; this run begins anew and keeps its own"))
+        hint = "take it out; to go on from it, name it in the job file: "
+        hint += f"checkpoints: {{continue_from: {_path_in(resume)}}}"
+        faults.append(Fault(text, where, hint))
     if own.values.get("fsdp") not in (None, "", [], False):
         text = "`fsdp` shards the training in a way that autotune does not steer"
         faults.append(Fault(text, where, "take it out; ZeRO stages 2 and 3 do the same"))
@@ -169,6 +171,10 @@ def faults_of(own: Own, ranks: int, where: str) -> list[Fault]:
         text = "`probe: off` leaves nothing by which this tool's steps and checkpoints are seen"
         faults.append(Fault(text, where, "take it out"))
     return faults
+
+
+def _path_in(resume: Any) -> str:
+    return str(resume) if flag(resume) is None else "PATH"
 
 
 def _number_faults(own: Own, where: str) -> list[Fault]:

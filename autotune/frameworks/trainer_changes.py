@@ -20,6 +20,7 @@ from autotune.frameworks.trainer_keys import (
 # Saved ten times, where neither the job nor the arguments say how often: a share of the steps.
 TENTH = 0.1
 RELAUNCHES = "relaunch"  # a mode beside those of Setting: the known-good's own arguments
+ALONE = "AUTOTUNE_ALONE"  # as child/probe/limits.py knows it
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,12 @@ def _one_step(own: Own, setting: Setting) -> dict[str, Any]:
     if flag(own.values.get("push_to_hub", False)):
         changed["push_to_hub"] = False
     return changed
+
+
+def alone(setting: Setting) -> dict[str, str]:
+    """Return the environment of a program whose only rank no launcher names."""
+    only = setting.plan.world_size == 1 and setting.mode != RELAUNCHES
+    return {ALONE: "1"} if only else {}
 
 
 def relaunch(setting: Setting) -> Setting:

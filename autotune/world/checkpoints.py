@@ -1,5 +1,6 @@
 """Which checkpoints of a run are whole, judged by their files and never by loading them."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from autotune.world.files import is_real_folder, make_folder, read_json, read_pl
 
 SENTINEL = "autotune-complete.json"  # written last, after a barrier over all ranks
 BEGUN = "autotune-begun.json"  # written first, and removed after the last
+STATE = "trainer_state.json"  # what HF Trainer counts
 ASIDE = "set-aside"  # folder beside the checkpoints, for those that are not started from any more
 PLAIN = ("optimizer.pt", "scheduler.pt")  # what a training without DeepSpeed goes on from
+MOST_FOLDERS = 64  # in one checkpoint
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -37,7 +40,7 @@ def inspect(folder: Path) -> Checkpoint | str:
     sentinel = read_json(folder / SENTINEL)
     if not isinstance(sentinel, dict) or sentinel.get("step") != step:
         return "its last file was not written"
-    state = read_json(folder / "trainer_state.json")
+    state = read_json(folder / STATE)
     if not isinstance(state, dict) or state.get("global_step") != step:
         return "trainer_state.json is missing or names another step"
     missing = _missing_shards(folder, sentinel)
@@ -71,6 +74,22 @@ def _holds_bytes(file: Path) -> bool:
         return file.stat().st_size > 0
     except OSError:  # a link that leads nowhere
         return False
+
+
+def odd_entry(folder: Path) -> str:
+    """Return what lies there that no save writes: a link, a pipe, a maze of folders; or nothing."""
+    looked = [folder]
+    for place in looked:
+        if not is_real_folder(place):
+            return f"{place.name} is no folder"
+        for entry in os.scandir(place):
+            if entry.is_dir(follow_symlinks=False):
+                looked.append(Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False):
+                return f"{entry.name} is no ordinary file"
+        if len(looked) > MOST_FOLDERS:
+            return "it holds more folders than a save makes"
+    return ""
 
 
 def newest(folder: Path) -> Checkpoint | None:

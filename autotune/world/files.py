@@ -82,7 +82,10 @@ def remove_tree(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace `path` by `text` atomically; a reader sees the old file or the new one."""
+    """Replace `path` by `text` atomically; a reader sees the old file or the new one.
+
+    So does whoever comes after a power cut: that it is the new one takes a `sync` of its folder.
+    """
     if not is_real_folder(path.parent):
         raise OSError(errno.ENOTDIR, "a link lies in the place of its folder", str(path))
     partial = path.with_name(f".{path.name}.partial")
@@ -93,6 +96,21 @@ def write_text(path: Path, text: str, mode: int = 0o600) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Put a file, or the names that a folder holds, on disk, so that a power cut finds it there.
+
+    Some network file systems cannot do that for a folder; then it is left to them.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

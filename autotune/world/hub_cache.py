@@ -1,4 +1,4 @@
-"""Finds a model of the Hugging Face hub in the local cache; nothing is asked over a network."""
+"""Finds a model of a hub in its local cache; nothing is asked over a network."""
 
 import re
 from collections.abc import Mapping
@@ -36,3 +36,56 @@ def hub_folder(env: Mapping[str, str]) -> Path:
         return Path(env["HF_HOME"]).expanduser() / "hub"
     caches = env.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(caches).expanduser() / "huggingface" / "hub"
+
+
+def cached_at_modelscope(name: str, env: Mapping[str, str]) -> Path | None:
+    """Return the folder of ModelScope's copy of a model, where a training in `env` looks.
+
+    Layouts and variables are those of modelscope 1.40, which reads what older ones have left: the
+    model's own folder, with `___` for each dot of its name, or one snapshot for each revision.
+    """
+    if not _NAME.fullmatch(name) or "/" not in name:
+        return None
+    cache = modelscope_folder(env)
+    owner, model = name.split("/")
+    safe = model.replace(".", "___")
+    root = cache / "models" / f"{owner}--{model}"
+    kept = root / "snapshots"
+    older = [
+        cache / owner / model,
+        cache / owner / safe,
+        cache / "hub" / owner / model,
+        cache / "hub" / owner / safe,
+        cache / "models" / owner / model,
+    ]
+    places = [
+        cache / "models" / owner / safe,
+        *([] if _holds_anything(root) else older),
+        cache / "hub" / "models" / owner / safe,
+        kept / "master",
+        kept / "main",
+        *_only_one(kept),
+    ]
+    return next((place for place in places if _holds_anything(place)), None)
+
+
+def modelscope_folder(env: Mapping[str, str]) -> Path:
+    """Return the folder of ModelScope's cache."""
+    named = env.get("MODELSCOPE_CACHE") or env.get("MS_CACHE_HOME")
+    return Path(named or "~/.cache/modelscope").expanduser()
+
+
+def _only_one(snapshots: Path) -> list[Path]:
+    """Return the one revision that is there; of several, nobody said which."""
+    try:
+        found = [place for place in snapshots.iterdir() if _holds_anything(place)]
+    except OSError:
+        return []
+    return found if len(found) == 1 else []
+
+
+def _holds_anything(place: Path) -> bool:
+    try:
+        return next(place.iterdir(), None) is not None
+    except OSError:
+        return False

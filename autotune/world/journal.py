@@ -1,5 +1,6 @@
 """The journal on disk: JSON lines, each synced before anything is done about it."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_d
 from autotune.core.codec import CodecError
 from autotune.core.fault import CannotRecord, Fault
 from autotune.core.record import Event, decode, encode
-from autotune.world.files import open_plain, read_plain
+from autotune.world.files import open_plain, read_plain, sync
 
 LARGEST_BYTES = 512 * 2**20  # a run of years stays below it
 
@@ -55,6 +56,10 @@ class FileJournal:
                 if os.write(descriptor, line) != len(line):
                     raise OSError("only part of a journal line could be written")
                 os.fsync(descriptor)
+                if size == 0:  # the names on the way to it are new as well
+                    sync(self._path.parent)
+                    with contextlib.suppress(OSError):  # a folder of others, perhaps
+                        sync(self._path.parent.parent)
             except OSError:
                 os.ftruncate(descriptor, size)
                 raise

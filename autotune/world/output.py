@@ -10,6 +10,7 @@ from autotune.core.line import clean
 from autotune.core.secret import hide
 from autotune.world.disk_bound import DiskBound
 from autotune.world.files import open_plain, size_of
+from autotune.world.flood_guard import FloodGuard
 from autotune.world.line_splitter import BlockSplitter
 
 CHUNK_BYTES = 256 * 1024
@@ -38,6 +39,7 @@ class OutputTail:
         self._path = path
         self._on_block = on_block
         self._bound = DiskBound(path, log_bytes)
+        self._guard = FloodGuard(path, self._bound)
         self._splitter = BlockSplitter(self._take)
         self._ring: deque[bytes] = deque(maxlen=RING_LINES)
         self._gaps: dict[str, Gap] = {}
@@ -49,7 +51,7 @@ class OutputTail:
         """Read at most `most_bytes` that are new, and return how many were read."""
         try:
             size = size_of(self._path)
-            self._bound.enforce(size)
+            self._guard.see(size)
             if size < self.offset:
                 self._note("output", f"output.log shrank from {self.offset} to {size} bytes")
                 self.offset = size
@@ -63,6 +65,7 @@ class OutputTail:
 
     def drain(self) -> None:
         """Read to the end and hand over the last line, complete or not; the child has ended."""
+        self._guard.end()
         while self.poll():
             pass
         self._splitter.flush()
@@ -91,6 +94,7 @@ class OutputTail:
             stream.seek(self.offset)
             while done < wanted:
                 chunk = stream.read(min(CHUNK_BYTES, wanted - done))
+                chunk = self._bound.kept(self.offset, chunk)
                 if not chunk:
                     break
                 done += len(chunk)
@@ -100,9 +104,7 @@ class OutputTail:
 
     def _skip(self, size: int) -> None:
         """Jump over a hole, and over what we shall never catch up with."""
-        goal = self.offset
-        if self._bound.head_bytes <= self.offset < self._bound.hole_end:
-            goal = self._bound.hole_end
+        goal = self._bound.hole_end if self._bound.is_gone(self.offset) else self.offset
         if size - goal > LAG_BYTES:
             goal = size - POLL_BYTES
         if goal > self.offset:

@@ -14,11 +14,17 @@ from typing import Any
 
 from autotune.core.rescue import Parts
 from autotune.world import checkpoints
-from autotune.world.files import is_real_folder, open_plain, read_json, remove_tree, write_json
+from autotune.world.files import (
+    is_real_folder,
+    open_plain,
+    read_json,
+    remove_tree,
+    sync,
+    write_json,
+)
 
 CHUNK_BYTES = 4 * 2**20
 LOOK_BYTES = 256 * 2**20  # verified in one look; the loop that looks has other things to see to
-MOST_FOLDERS = 64
 _SHARD = "_optim_states.pt"
 
 
@@ -92,9 +98,9 @@ class RescueFolder:
         }
         write_json(whole.folder / checkpoints.SENTINEL, mark)
         for folder in {path.parent for path in whole.folder.rglob("*")}:
-            _sync(folder)
+            sync(folder)
         whole.folder.rename(target)
-        _sync(into)
+        sync(into)
         return target
 
     def clear(self) -> None:
@@ -121,7 +127,7 @@ class RescueFolder:
                         total += entry.stat(follow_symlinks=False).st_size
             except OSError:  # it was renamed meanwhile
                 continue
-            if len(looked) > MOST_FOLDERS:
+            if len(looked) > checkpoints.MOST_FOLDERS:
                 break
         return total
 
@@ -145,7 +151,7 @@ class RescueFolder:
 
     def _verify(self, told: dict[int, dict[str, Any]], step: int) -> Iterator[int | str]:
         """Yield how many bytes were found sound, and at the first fault a sentence."""
-        odd = _odd(self._checkpoint(step))
+        odd = checkpoints.odd_entry(self._checkpoint(step))
         if odd:
             yield odd
             return
@@ -191,22 +197,6 @@ def _sound(path: Path, told: dict[str, Any]) -> Iterator[int | str]:
         yield f"{path.name} is not what its rank wrote"
 
 
-def _odd(folder: Path) -> str:
-    """Return what lies there that no save writes: a link, a pipe, a maze of folders; or nothing."""
-    looked = [folder]
-    for place in looked:
-        if not is_real_folder(place):
-            return f"{place.name} is no folder"
-        for entry in os.scandir(place):
-            if entry.is_dir(follow_symlinks=False):
-                looked.append(Path(entry.path))
-            elif not entry.is_file(follow_symlinks=False):
-                return f"{entry.name} is no ordinary file"
-        if len(looked) > MOST_FOLDERS:
-            return "it holds more folders than a save makes"
-    return ""
-
-
 def _missing(names: set[str], world_size: int) -> str:
     """Return what a checkpoint of so many ranks needs and these names lack, or nothing."""
     shards = sum(name.endswith(_SHARD) for name in names)
@@ -217,11 +207,3 @@ def _missing(names: set[str], world_size: int) -> str:
     if not any(name.endswith("_model_states.pt") for name in names):
         return "the model states"
     return next((one for one in ("latest", "trainer_state.json", *states) if one not in names), "")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

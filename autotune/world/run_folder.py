@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from autotune.core.fault import AlreadyRunning, CannotRecord, Fault, InputError
 from autotune.world.files import is_real_folder, make_folder, open_plain, read_json, write_json
 
 SUPERVISOR = "supervisor: "  # begins the `by` of a command that is for the ranks alone
+
+# Whoever asks about an older autotune's lock holds it for a moment, on a busy machine for seconds.
+ASKED_SECONDS = 10.0
+_RANGE = struct.Struct("hhqqi4x")  # struct flock of fcntl(2): type, whence, start, length, process
+_ALL_OF_IT = _RANGE.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
 class RunFolder:
@@ -144,7 +150,11 @@ class RunFolder:
 
 
 class RunLock:
-    """The right to supervise one run folder; it dies with the process that holds it."""
+    """The right to supervise one run folder; it dies with the process that holds it.
+
+    It is two locks on one file: one that can be asked about without being taken, so that no number
+    of readers keeps a start away, and the flock that an older autotune knows.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         """Take the lock; raises AlreadyRunning when another supervisor holds it."""
@@ -154,10 +164,10 @@ class RunLock:
             text = f"the run folder cannot be locked ({error.strerror})"
             raise CannotRecord(Fault(text, str(folder.lock), "make it writable")) from error
         try:
-            # `autotune status` holds the lock for a moment when it asks who supervises.
+            _claim(self._descriptor)
             Retrying(
                 retry=retry_if_exception_type(OSError),
-                stop=stop_after_delay(1),
+                stop=stop_after_delay(ASKED_SECONDS),
                 wait=wait_fixed(0.05),
                 reraise=True,
             )(fcntl.flock, self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -174,6 +184,26 @@ class RunLock:
         os.close(self._descriptor)
 
 
+def _claim(descriptor: int) -> None:
+    """Take the lock that can be asked about; raises BlockingIOError where another has it.
+
+    A file system or kernel without such locks leaves it at the flock.
+    """
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _ALL_OF_IT)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise BlockingIOError(*error.args) from error
+
+
+def _is_claimed(descriptor: int) -> bool:
+    try:
+        told = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _ALL_OF_IT)
+    except OSError:
+        return False
+    return bool(_RANGE.unpack(told)[0] != fcntl.F_UNLCK)
+
+
 def holder(folder: RunFolder) -> int | None:
     """Return the process that supervises this run, or None when nobody does."""
     try:
@@ -181,7 +211,9 @@ def holder(folder: RunFolder) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if _is_claimed(descriptor):
+            raise BlockingIOError
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # an older one has only this
     except OSError:
         held: Any = read_json(folder.lock)
         return held.get("pid") if isinstance(held, dict) else -1

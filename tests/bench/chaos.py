@@ -60,13 +60,14 @@ def suffer(kind: str, seed: int, folder: Path) -> Row:
     wait(lambda: fast_job.journal_lines(job) >= goal or supervisor.poll() is not None, 120)
     wait(lambda: supervisor.poll() is not None, chance.uniform(0, 0.4))
     of.strike(scene)
-    row.bad_answers = scene.bad_answers
     try:
         row.ends.append(supervisor.wait(timeout=PATIENCE_SECONDS))
         while row.ends[-1] != 0 and len(row.ends) < STARTS:
             row.ends.append(of.start(job).wait(timeout=PATIENCE_SECONDS))
     except subprocess.TimeoutExpired:
         row.said = "it did not end"
+    scene.hear_out()
+    row.bad_answers = scene.bad_answers
     return judge(scene, row)
 
 

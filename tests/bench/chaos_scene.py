@@ -36,6 +36,7 @@ class Scene:
     # After these a changed plan is right; after all else it is a wrong rung.
     changing: set[Failure] = field(default_factory=lambda: {Failure.DEVICE_OOM})
     bad_answers: int = 0
+    asked: "list[subprocess.Popen[bytes]]" = field(default_factory=list)  # readers not yet answered
 
     @property
     def run(self) -> Path:
@@ -69,6 +70,13 @@ class Scene:
     def wait_for_training(self) -> list[int]:
         wait(lambda: self.supervisor.poll() is not None or self.training(), 10)
         return self.training()
+
+    def hear_out(self) -> None:
+        """Wait for all who asked, and count those who were not answered as they should be."""
+        self.bad_answers += sum(1 for one in self.asked if one.wait(timeout=900) != 0)
+        said = self.place / "answers"
+        self.bad_answers += bool(self.asked) and b"Traceback" in said.read_bytes()
+        self.asked = []
 
     def live_with_it(self, least: float, most: float) -> None:
         """Wait for a while, or until the supervisor has ended."""

@@ -52,10 +52,30 @@ def ds_config(micro: int, accumulation: int, world_size: int, stage: int = 2) ->
     }
 
 
+# Into every rank: each file that is put on disk, and what is renamed, in order.
+WRITES_DOWN = """
+import os
+fsync, replace = os.fsync, os.replace
+def told(line):
+    with open(os.environ["DISK_LOG"], "a") as file:
+        file.write(line + "\\n")
+def synced(descriptor):
+    fsync(descriptor)
+    told(os.readlink(f"/proc/self/fd/{descriptor}"))
+def replaced(source, target, **more):
+    replace(source, target, **more)
+    told(f"to {target}")
+os.fsync, os.replace = synced, replaced
+"""
+
+
 class Outcome:
     """A finished child: its exit code, its words and what its ranks reported."""
 
-    def __init__(self, returncode: int, output: str, events: Path) -> None:
+    def __init__(
+        self, returncode: int, output: str, events: Path, disk_log: Path | None = None
+    ) -> None:
+        self.disk = disk_log.read_text().splitlines() if disk_log else []
         self.returncode = returncode
         self.output = output
         self.ranks: list[list[dict[str, Any]]] = []
@@ -88,6 +108,8 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         write_tokenizer(folder / "tokenizer")
+        (folder / "site").mkdir()
+        (folder / "site" / "sitecustomize.py").write_text(WRITES_DOWN)
         with (folder / "rows.jsonl").open("w") as rows:
             for at in range(24):
                 row = {"prompt": f"count {at}: ", "completion": "one two three " * (1 + at % 5)}
@@ -138,12 +160,14 @@ class Bench:
         environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         # The launcher and the op builder look for their tools beside this interpreter.
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        paths = [str(self.folder / "site"), *filter(None, [environment.get("PYTHONPATH")])]
+        environment |= {"PYTHONPATH": os.pathsep.join(paths), "DISK_LOG": str(folder / "disk.log")}
         with (folder / "output.log").open("w+") as log:
             child = subprocess.run(
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=TIME_LIMIT
             )
             log.seek(0)
-            return Outcome(child.returncode, log.read(), folder / "events")
+            return Outcome(child.returncode, log.read(), folder / "events", folder / "disk.log")
 
 
 def free_port() -> int:
@@ -215,6 +239,11 @@ def test_a_training_reports_what_is_in_force_and_keeps_complete_checkpoints(
         assert 0 < mark["seconds"] < TIME_LIMIT
         assert mark["reference"]["loss"] > 0
         assert not (path / finetune.BEGUN_MARK).exists()
+        marked = whole.disk.index(f"to {path / finetune.COMPLETE_MARK}")
+        before = set(whole.disk[:marked])
+        assert {str(one) for one in files if one.name != finetune.COMPLETE_MARK} <= before
+        assert {str(path), str(path.parent)} <= before
+        assert whole.disk[marked + 1] == str(path)
 
 
 def test_a_stopped_training_goes_on_under_another_shape_as_if_undisturbed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +342,53 @@ def test_old_checkpoints_go_only_when_newer_ones_are_complete(tmp_path: Path) ->
         "checkpoint-15",
         "checkpoint-20",
     ]
+
+
+def test_a_checkpoint_is_on_disk_before_its_mark_and_the_mark_before_older_ones_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint-5"
+    shards = folder / "global_step5"
+    shards.mkdir(parents=True)
+    for name in ("global_step5/a_optim_states.pt", "global_step5/model.pt", "trainer_state.json"):
+        (folder / name).write_text("x")
+    (folder / "of another").symlink_to("/dev/zero")
+    done: list[str] = []
+    fsync, replace, unlink = os.fsync, os.replace, os.unlink
+
+    def synced(descriptor: int) -> None:
+        named = Path(f"/proc/self/fd/{descriptor}").readlink()
+        done.append(str(named.relative_to(tmp_path)))
+        fsync(descriptor)
+
+    def replaced(source: Any, target: Any) -> None:
+        replace(source, target)
+        done.append(f"to {Path(target).name}")
+
+    def unlinked(path: Any, *, dir_fd: int | None = None) -> None:
+        unlink(path, dir_fd=dir_fd)
+        done.append(f"no {Path(path).name}")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "unlink", unlinked)
+    (folder / finetune.BEGUN_MARK).write_text("{}")
+    finetune.sync_tree(folder)
+    settings = {"deepspeed": {}, "channel": {"attempt": 1}, "batch": {"world_size": 1}}
+    finetune.mark_complete(folder, 5, settings)
+
+    assert sorted(done[:2]) == [f"checkpoint-5/global_step5/{n}" for n in (
+        "a_optim_states.pt", "model.pt")]  # fmt: skip
+    assert done[2] == "checkpoint-5/global_step5"
+    assert sorted(done[3:5]) == [
+        f"checkpoint-5/{finetune.BEGUN_MARK}", "checkpoint-5/trainer_state.json"
+    ]  # fmt: skip
+    assert done[5:] == [
+        "checkpoint-5", ".",
+        f"checkpoint-5/{finetune.COMPLETE_MARK}.draft", f"to {finetune.COMPLETE_MARK}",
+        "checkpoint-5", f"no {finetune.BEGUN_MARK}",
+    ]  # fmt: skip
+
+
+def test_what_another_rank_has_renamed_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    finetune.sync(tmp_path / "a draft")

@@ -55,6 +55,23 @@ def test_a_process_without_a_rank_is_rank_0_once_it_trains(probed: Probed) -> No
     assert probed.events()[0]["kind"] == "armed"
 
 
+@pytest.mark.parametrize(
+    ("more", "limited"),
+    [({}, False), ({"AUTOTUNE_ALONE": "1"}, True), ({"RANK": "0"}, True)],
+)
+def test_the_only_rank_is_limited_before_it_makes_a_model(
+    tmp_path: Path, more: dict[str, str], limited: bool
+) -> None:
+    probed = Probed(tmp_path, {"limit": {"device": "cpu", "bytes": 3 * 2**30}})
+    asks = "import resource\nprint(resource.getrlimit(resource.RLIMIT_DATA)[0])\n"
+    env = probed.environment(rank=None, **more)
+    code, before_torch, _ = probed.program(asks, env=env)
+    code, after_torch, _ = probed.program(TORCH + asks, env=env)
+    assert code == 0
+    assert int(before_torch) != 3 * 2**30
+    assert (int(after_torch) == 3 * 2**30) is limited
+
+
 def test_nothing_is_imported_that_the_program_does_not_import_itself(probed: Probed) -> None:
     _, out, _ = probed.run("-c", MODULES)
     with_probe = set(json.loads(out))

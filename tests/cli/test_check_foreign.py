@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from autotune.cli.framed import framework_named
+from autotune.cli.looking import look_at_own
 from autotune.cli.wiring import lay_ground
 from autotune.core.fault import InputError
-from autotune.core.job import batch_of
+from autotune.core.job import Job, batch_of
 from autotune.ground import Ground
+from autotune.world.yaml_files import read_document
 
 MODEL = {
     "model_type": "llama", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32,
@@ -140,3 +143,21 @@ def test_a_missing_batch_of_the_built_in_trainer_is_a_fault(tmp_path: Path) -> N
     with job.open("w") as file:
         YAML().dump(text, file)
     assert ("`batch` is missing", str(job)) in faults(job)
+
+
+def test_a_model_of_modelscopes_is_read_from_its_cache_and_from_no_other(tmp_path: Path) -> None:
+    kept = tmp_path / "caches" / "models" / "an-owner" / "a-model"
+    kept.mkdir(parents=True)
+    (kept / "config.json").write_text(json.dumps(MODEL))
+    line = ["swift", "sft", "--model", "an-owner/a-model", "--dataset", "a.jsonl"]
+    there = {"MODELSCOPE_CACHE": str(tmp_path / "caches")}
+
+    def config_of(**env: str) -> object:
+        job = make_job(tmp_path, *line, framework="ms_swift", env=env)
+        framework = framework_named(read_document(job))
+        given = Job.model_validate({**read_document(job).value, "batch": None})
+        return look_at_own(given, framework, tmp_path, {}).model_config
+
+    assert config_of(**there) == MODEL
+    assert config_of(**there, USE_HF="1") is None
+    assert config_of(MODELSCOPE_CACHE="none") is None

@@ -3,7 +3,7 @@
 import pytest
 
 from autotune.cli.devices import Chosen, choose_devices
-from autotune.core.fault import InputError
+from autotune.core.fault import CannotLaunch, InputError
 from autotune.core.seats import Seat
 from autotune.world.gpu import Gpus
 from tests import builders
@@ -121,5 +121,5 @@ def test_a_torch_without_cuda_trains_on_the_cpu() -> None:
 def test_a_driver_that_does_not_answer_is_not_a_machine_without_gpus() -> None:
     gpus = Gpus(None, "NVML: Driver/library version mismatch")
     gpus.broken = True
-    with pytest.raises(InputError, match="does not answer"):
+    with pytest.raises(CannotLaunch, match="does not answer"):
         choose_devices(builders.job(), gpus, CUDA, "job.yaml:1", lambda _: ())

@@ -22,9 +22,9 @@ THRICE = Rule.model_validate(
 )
 
 
-def retried(number: int, reached: int | None = 0, place: int = 7) -> Attempt:
-    """Return an attempt started by the rule at `place` that lost its port again."""
-    taken = builders.remedy("retry_unchanged", rule=place, spend=False)
+def retried(number: int, reached: int | None = 0, answers: str = "rendezvous_port") -> Attempt:
+    """Return an attempt started by the rule for what it `answers` that lost its port again."""
+    taken = builders.remedy("retry_unchanged", rule=7, spend=False, answers=answers)
     return builders.attempt(number, failure=PORT, reached=reached, taken=taken)
 
 
@@ -81,10 +81,37 @@ def test_a_rung_is_taken_as_often_in_a_row_as_its_rule_says() -> None:
     assert rung_spent(story, 7, THRICE, "retry_unchanged") is None
     story = builders.story(first, retried(2), retried(3), retried(4))
     assert rung_spent(story, 7, THRICE, "another_port") is None
-    assert rung_spent(story, 8, THRICE, "retry_unchanged") is None
+    other = THRICE.model_copy(update={"and_": ["in_load"]})
+    assert rung_spent(story, 7, other, "retry_unchanged") is None
     assert rung_spent(story, 7, THRICE, "retry_unchanged") == (
         "`retry_unchanged` of rule 7 (`rendezvous_port`) was used 3 times without progress"
     )
+
+
+def test_a_rule_is_known_wherever_it_stands_and_whatever_else_of_it_is_edited() -> None:
+    first = builders.attempt(1, failure=PORT)
+    story = builders.story(first, retried(2), retried(3), retried(4))
+    for place in (1, 7, 40):
+        assert rung_spent(story, place, THRICE, "retry_unchanged") == (
+            f"`retry_unchanged` of rule {place} (`rendezvous_port`) "
+            "was used 3 times without progress"
+        )
+    more = THRICE.model_copy(update={"at_most": 4, "why": "reworded"})
+    assert rung_spent(story, 7, more, "retry_unchanged") is None
+    assert rung_spent(builders.story(*story.attempts, retried(5)), 7, more, "retry_unchanged")
+
+
+def test_what_told_only_the_place_of_its_rule_counts_by_the_failure_it_answered() -> None:
+    first = builders.attempt(1, failure=PORT)
+    story = builders.story(first, *(retried(n, answers="") for n in (2, 3, 4)))
+    assert rung_spent(story, 30, THRICE, "retry_unchanged") is not None
+    assert rung_spent(story, 7, THRICE, "another_port") is None
+    of_another = THRICE.model_copy(update={"when": "preempted"})
+    assert rung_spent(story, 7, of_another, "retry_unchanged") is None
+    of_all = THRICE.model_copy(update={"when": "anything"})
+    assert rung_spent(story, 7, of_all, "retry_unchanged") is not None
+    begun = builders.story(retried(1, answers=""))
+    assert rung_spent(begun, 7, of_all.model_copy(update={"at_most": 1}), "retry_unchanged") is None
 
 
 def test_a_retry_that_made_progress_may_be_made_again() -> None:
@@ -120,8 +147,8 @@ def test_a_pause_doubles_with_each_time_where_the_rule_says_so() -> None:
     backing_off = paused.model_copy(update={"backoff": "yes"})
     story = builders.story(builders.attempt(1, failure=PORT))
     for number, seconds in ((2, 60.0), (3, 120.0), (4, 240.0)):
-        assert pause_before(story, 7, paused, "retry_unchanged") == 60.0
-        assert pause_before(story, 7, backing_off, "retry_unchanged") == seconds
+        assert pause_before(story, paused, "retry_unchanged") == 60.0
+        assert pause_before(story, backing_off, "retry_unchanged") == seconds
         story = builders.story(*story.attempts, retried(number))
     progressed = builders.story(*story.attempts, retried(5, reached=10))
-    assert pause_before(progressed, 7, backing_off, "retry_unchanged") == 60.0
+    assert pause_before(progressed, backing_off, "retry_unchanged") == 60.0

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import pytest
+
 from autotune.cli.wiring import all_rungs
 from autotune.core.candidates import Candidate, candidates
-from autotune.core.plan import Plan
-from autotune.core.rung import Result, Rung
+from autotune.core.plan import KNOBS, Plan
+from autotune.core.rung import Result, Rung, out_of_reach
 from tests.builders import around, plan, scene
 
 LADDER = (
@@ -93,3 +95,40 @@ def test_beyond_the_limit_the_smallest_plan_is_still_there() -> None:
     assert deepest.offload_param
     assert deepest.zero_stage == 3
     assert made(plan(), limit=20) == found
+
+
+OFFLOADED = {"zero_stage": 3, "offload_optimizer": True, "activation_checkpointing": True}
+
+
+@pytest.mark.parametrize(
+    ("more", "lacking", "made_of_it"),
+    [
+        ({}, "activation_offload", True),  # it would not be changed
+        ({"activation_offload": True}, "activation_offload", False),
+        ({}, "offload_optimizer", False),
+    ],
+)
+def test_a_rung_needs_a_knob_for_what_it_changes_and_no_other(
+    more: dict[str, bool], lacking: str, made_of_it: bool
+) -> None:
+    start = plan(**OFFLOADED, **more)
+    where = around(knobs=KNOBS - {lacking})
+    here = scene(start, where=where)
+    found = candidates(here, ("drop_offload",), RUNGS, allowed)
+    assert (len(found) > 1) is made_of_it
+    # The ladder, which takes one rung, asks the same.
+    assert (out_of_reach(RUNGS["drop_offload"], here) == []) is made_of_it
+
+
+def test_what_goes_together_is_asked_of_the_versions_that_a_plan_pins() -> None:
+    pins = ("bitsandbytes==0.42",)
+    old = {"bitsandbytes": "0.42"}
+    where = around(versions={"bitsandbytes": "0.50.2"}, pinned={pins: old})
+
+    def stages(of: Plan) -> set[int]:
+        found = candidates(scene(of, where=where), ("zero_up",), RUNGS, allowed)
+        return {one.plan.zero_stage for one in found}
+
+    quantized = plan(method="lora", quantization="nf4")
+    assert stages(quantized) == {2, 3}
+    assert stages(quantized.but(pins=pins)) == {2}  # 4-bit at stage 3 came with 0.43

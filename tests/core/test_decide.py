@@ -10,6 +10,7 @@ from autotune.core.decide import next_step
 from autotune.core.evidence import Card, KernelEvent, Machine
 from autotune.core.failure import Failure, Phase
 from autotune.core.history import Attempt, Story
+from autotune.core.inherited import Inherited
 from autotune.core.outlook import Outlook, Saved
 from autotune.core.plan import Plan
 from autotune.core.record import (
@@ -59,6 +60,44 @@ def test_a_checkpoint_found_at_the_beginning_is_gone_on_from() -> None:
     step = launched(next_step(Story(), outlook(saved=saved)))
     assert (step.checkpoint, step.checkpoint_step) == ("checkpoints/checkpoint-5", 5)
     assert step.carry.kind is CarryKind.SAME
+
+
+GIVEN = Inherited("../old", "/old/checkpoint-40", 40, PLAN.but(world_size=4, zero_stage=3))
+BROUGHT = Saved("checkpoints/checkpoint-40", 40, None)
+
+
+def test_another_runs_checkpoint_is_carried_from_the_plan_that_wrote_it() -> None:
+    step = launched(next_step(Story(), outlook(saved=BROUGHT, inherited=GIVEN)))
+    assert (step.checkpoint_step, step.carry.kind) == (40, CarryKind.STAGED)
+    assert "world size 4 -> 2" in step.carry.why
+
+
+def test_what_this_run_saved_is_carried_from_its_own_plan() -> None:
+    story = builders.story(builders.attempt(1, PLAN, Failure.PREEMPTED))
+    own = Saved("checkpoints/checkpoint-50", 50, 1)
+    step = next_step(
+        dataclasses.replace(story, waited_since_end=True),
+        outlook(saved=own, earlier=(BROUGHT,), inherited=GIVEN),
+    )
+    assert launched(step).carry.kind is CarryKind.SAME
+
+
+def test_another_runs_checkpoint_that_cannot_be_converted_ends_the_run_in_words() -> None:
+    looks = outlook(saved=BROUGHT, inherited=GIVEN)
+    first = launched(next_step(Story(), looks))
+    failed = Attempt(
+        first,
+        prepared=Prepared(1, False, why="a shard is missing"),
+        evidence=builders.evidence(checkpoint_step=40),
+        diagnosis=builders.diagnosis(Failure.CHECKPOINT_MISMATCH, why="a shard is missing"),
+    )
+    story = Story(attempts=(failed,))
+    step = next_step(story, looks)
+    assert isinstance(step, GiveUp)
+    assert "could not be carried over: a shard is missing" in step.why
+    assert "ZeRO stage 3 on 4 rank(s)" in step.cure
+    again = dataclasses.replace(story, taken_up_again=True)
+    assert launched(next_step(again, looks)).attempt == 2
 
 
 def test_a_failure_is_answered_by_a_rung_from_the_newest_checkpoint() -> None:

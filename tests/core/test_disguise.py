@@ -420,6 +420,40 @@ def test_an_xid_of_a_kernels_own_fault_names_it_where_no_words_do(code: int) -> 
     assert diagnose(printed(late, machine=fallen)).failure is Failure.GPU_HARDWARE
 
 
+@pytest.mark.parametrize("code", [13, 31, 43, 68, 69])
+def test_an_abort_beside_an_xid_of_a_kernels_own_fault_is_that_kernels(code: int) -> None:
+    machine = with_kernel(replace(XID, code=code, rank=1))
+    for seen in (
+        evidence(signal=6, machine=machine),
+        evidence(exit_code=250, machine=machine),
+        printed("Fatal Python error: Aborted", machine=machine),
+        evidence(exceptions=(raised("RuntimeError", "CUDA error: unknown"),), machine=machine),
+    ):
+        found = diagnose(seen)
+        assert (found.failure, found.rank) == (Failure.ILLEGAL_ACCESS, 1)
+        assert f"Xid {code}: " in found.why
+
+
+@pytest.mark.parametrize("code", [13, 31, 43])
+def test_a_crash_that_no_kernel_brings_about_stays_what_it_was(code: int) -> None:
+    machine = with_kernel(replace(XID, code=code))
+    for seen in (
+        evidence(signal=11, machine=machine),  # a segmentation fault of the host's
+        evidence(exceptions=(raised("KeyError", "'device'"),), machine=machine),
+        evidence(signal=6, machine=with_kernel(replace(XID, code=45))),  # written after any death
+        evidence(signal=6, machine=with_kernel(replace(XID, code=code, ours=False))),
+        evidence(signal=6, machine=with_kernel(replace(XID, code=code, ours=None))),
+        evidence(signal=6, machine=machine, seconds=9000.0),  # hours before
+    ):
+        assert diagnose(seen).failure is Failure.USER_CODE_ERROR
+
+
+def test_an_abort_beside_a_broken_card_is_the_cards() -> None:
+    own, card = replace(XID, code=31, seconds=8.0), replace(XID, code=48)
+    seen = evidence(signal=6, machine=with_kernel(own, card))
+    assert diagnose(seen).failure is Failure.GPU_HARDWARE
+
+
 def test_a_card_in_doubt_is_blamed_only_where_nothing_else_is() -> None:
     machine = with_kernel(replace(XID, code=63))
     assert diagnose(evidence(machine=machine)).failure is Failure.GPU_HARDWARE

@@ -10,6 +10,7 @@ from autotune.core.evidence import Evidence
 from autotune.core.failure import Failure
 from autotune.core.faithful import Span, as_plain, examine, lineage, say_faith
 from autotune.core.history import Attempt, Story
+from autotune.core.inherited import Inherited
 from autotune.core.known_good import proof_file
 from autotune.core.record import Launch, Risk, RunStarted
 from autotune.core.resumed import Band, Continued, Expected
@@ -192,3 +193,12 @@ def test_evidence_of_an_older_journal_has_no_trail_and_still_loads() -> None:
         del plain[name]
 
     assert from_plain(Evidence, plain).trail is None
+
+
+def test_steps_of_another_run_are_named_as_such_and_are_no_gap_in_the_line() -> None:
+    given = Inherited("../old", "/old/checkpoint-20", 20, PLAN)
+    started = RunStarted("r", "a-job", "identity", PLAN, "cuda", inherited=given)
+    faith = examine(Story(started, (attempt(1, 20, 40, (30,)), attempt(2, 30, 60))))
+    assert (faith.breaches, faith.gaps) == ((), ("steps 1 to 20 were trained by another run",))
+    over = examine(Story(started, (attempt(1, 20, 25), attempt(2, 0, 60))))  # it was started over
+    assert (over.breaches, over.gaps) == ((), ())

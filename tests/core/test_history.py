@@ -5,6 +5,7 @@ import pytest
 from autotune.core.failure import Failure
 from autotune.core.fault import CannotRecord
 from autotune.core.history import Story, fold, tell
+from autotune.core.inherited import Inherited
 from autotune.core.record import (
     AttemptEnded,
     AttemptStarted,
@@ -122,3 +123,12 @@ def test_an_attempt_that_was_never_decided_is_refused_in_a_sentence(event: Event
     story: list[Event] = [STARTED, Decided(builders.launch(3)), event]
     with pytest.raises(CannotRecord, match=r"attempt [17], which it never decided"):
         fold(story)
+
+
+def test_the_step_of_another_runs_checkpoint_is_no_progress_of_this_one() -> None:
+    given = Inherited("../old", "/old/checkpoint-40", 40, builders.plan())
+    first = builders.attempt(1, reached=40)
+    further = builders.attempt(2, reached=41)
+    started = RunStarted("r", "a-job", "id", builders.plan(), "cuda", inherited=given)
+    assert Story(started, (first,)).since_progress() == (first,)
+    assert Story(started, (first, further)).since_progress() == ()

@@ -1,6 +1,7 @@
 """The next rung is the first that is allowed, applies, carries and was not beaten before."""
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from autotune.core.history import Attempt, Story
 from autotune.core.ladder import Choice, Means, choose
 from autotune.core.plan import Change, Plan
 from autotune.core.policy import Policy, Rule
+from autotune.core.record import Decided, Launch, decode, encode
 from autotune.core.rung import Result, Rung, Scene
 from tests import builders
 
@@ -296,15 +298,15 @@ def test_a_cause_that_had_its_share_is_given_up_with_the_count() -> None:
 def test_a_neighbour_has_no_ceiling_but_waiting() -> None:
     cotenant = Failure.DEVICE_OOM_COTENANT
     scene = builders.scene(why=builders.diagnosis(cotenant))
-    place, _ = builders.shipped().rule_for(scene)
-    again = builders.remedy("wait_for_neighbour", rule=place, spend=False)
+    place, rule = builders.shipped().rule_for(scene)
+    again = builders.remedy("wait_for_neighbour", rule=place, answers=rule.matches, spend=False)
     many = [builders.attempt(n, failure=cotenant, taken=again) for n in range(1, 150)]
     assert taken(choice(scene, builders.story(*many)))[0] == "wait_for_neighbour"
 
 
-def attempts(failure: Failure, rule: int, count: int) -> list[Attempt]:
+def attempts(failure: Failure, rule: Rule, count: int) -> list[Attempt]:
     """Return an attempt that failed and `count` retries that failed again."""
-    again = builders.remedy("another_port", rule=rule, spend=False)
+    again = builders.remedy("another_port", rule=7, answers=rule.matches, spend=False)
     first = builders.attempt(1, failure=failure)
     rest = [builders.attempt(n + 2, failure=failure, taken=again) for n in range(count)]
     return [first, *rest]
@@ -314,12 +316,32 @@ def test_a_rule_that_had_its_share_is_given_up_with_the_count() -> None:
     scene = builders.scene(why=builders.diagnosis(Failure.RENDEZVOUS_PORT))
     place, rule = builders.shipped().rule_for(scene)
     for count in range(3):
-        found = choice(scene, builders.story(*attempts(Failure.RENDEZVOUS_PORT, place, count)))
+        found = choice(scene, builders.story(*attempts(Failure.RENDEZVOUS_PORT, rule, count)))
         assert found.plan == scene.plan
-    found = choice(scene, builders.story(*attempts(Failure.RENDEZVOUS_PORT, place, 3)))
+    found = choice(scene, builders.story(*attempts(Failure.RENDEZVOUS_PORT, rule, 3)))
     assert found.plan is None
     assert found.why_not == (
         f"`another_port` of rule {place} (`{rule.when}`) was used 3 times without progress"
+    )
+
+
+def test_a_policy_that_gains_a_rule_meanwhile_counts_on() -> None:
+    scene = builders.scene(why=builders.diagnosis(Failure.RENDEZVOUS_PORT))
+    old, attempts = builders.shipped(), [builders.attempt(1, failure=Failure.RENDEZVOUS_PORT)]
+    first = {"when": "rendezvous_port", "and": ["in_save"], "try": [], "spend": "no", "why": "x"}
+    new = old.model_copy(update={"rules": [Rule.model_validate(first), *old.rules]})
+    for policy in (old, old, new):
+        found = choice(scene, builders.story(*attempts), means(policy=policy))
+        launch = builders.launch(len(attempts) + 1, remedy=found.remedy)
+        written = decode(json.loads(json.dumps(encode(Decided(launch), 0.0))))
+        assert isinstance(written, Decided)
+        assert isinstance(written.step, Launch)
+        again = builders.attempt(len(attempts) + 1, failure=Failure.RENDEZVOUS_PORT)
+        attempts.append(dataclasses.replace(again, launch=written.step))
+    assert [a.launch.remedy.rung for a in attempts if a.launch.remedy] == ["another_port"] * 3
+    place, _ = new.rule_for(scene)
+    assert choice(scene, builders.story(*attempts), means(policy=new)).why_not == (
+        f"`another_port` of rule {place} (`rendezvous_port`) was used 3 times without progress"
     )
 
 

@@ -84,8 +84,9 @@ class Own(Trainer):  # type: ignore[misc]
         step = self.state.global_step
         folder = Path(self.args.output_dir, f"checkpoint-{step}")
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
-            (folder / name).write_bytes(b"x")
+        (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+        for name in ("optimizer.pt", "scheduler.pt"):
+            (folder / name).write_bytes(b"\x80")
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
 
 

@@ -170,9 +170,10 @@ def test_a_stale_extension_is_thrown_away_in_the_run_and_in_the_cache(
     assert not stale.exists()
 
 
-def run_on_gpus(job: Path, present: str) -> int:
-    """Run the job where NVML shows these GPUs."""
+def run_on_gpus(job: Path, present: str, **machine: str) -> int:
+    """Run the job where NVML shows these GPUs; `machine` says more of them."""
     given = {"FAKE_GPUS": present, "FAST_TORCH": "2.13.0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    given |= machine
     env = {
         k: v for k, v in os.environ.items() if k not in ("DS_ACCELERATOR", "CUDA_VISIBLE_DEVICES")
     }
@@ -189,6 +190,19 @@ def included(job: Path, attempt: int) -> str:
     held = json.loads((run_folder(job) / f"attempts/{attempt:03d}/command.json").read_text())
     argv: list[str] = held["argv"]
     return argv[argv.index("--include") + 1]
+
+
+def test_a_driver_that_hangs_at_the_start_is_met_by_another_start(tmp_path: Path) -> None:
+    job, machine = make_job(tmp_path / "job", proof=False), tmp_path / "machine"
+    machine.mkdir()
+    (machine / "hang").touch()
+    place = {"FAKE_PLACE": str(machine), "FAKE_PATIENCE": "0.2"}
+    assert run_on_gpus(job, "0,1", **place) == 3
+    assert "does not answer (NVML: " in terminal(job)
+    assert not run_folder(job).exists()
+
+    (machine / "hang").unlink()
+    assert run_on_gpus(job, "0,1", **place) == 0, terminal(job)
 
 
 def test_a_broken_gpu_is_left_out_and_the_run_goes_on_without_it(tmp_path: Path) -> None:

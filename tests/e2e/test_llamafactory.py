@@ -27,7 +27,7 @@ MODEL = {
     "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 512,
     "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
 }  # fmt: skip
-ZERO_2 = {
+ZERO_2: dict[str, Any] = {
     "train_batch_size": "auto",
     "train_micro_batch_size_per_gpu": "auto",
     "gradient_accumulation_steps": "auto",
@@ -214,11 +214,14 @@ def losses(state: dict[str, Any]) -> dict[int, float]:
     return {one["step"]: one["loss"] for one in state["log_history"] if "loss" in one}
 
 
+@pytest.mark.parametrize("stage", [2, 3])
 def test_from_a_refusal_under_a_limit_to_a_yaml_that_starts_by_itself(
-    python: str, tmp_path: Path
+    python: str, tmp_path: Path, stage: int
 ) -> None:
     (tmp_path / "work").mkdir()
     work = prepare(tmp_path / "work")
+    zero = {**ZERO_2["zero_optimization"], "stage": stage}
+    (work / "ds_z2.json").write_text(json.dumps({**ZERO_2, "zero_optimization": zero}))
     before = {path: path.read_bytes() for path in sorted(work.rglob("*")) if path.is_file()}
     free = job_at(work, python, "free", None)
     assert begin(free).wait() == 0, (free.parent / "terminal").read_text()

@@ -274,3 +274,10 @@ def test_a_module_stays_a_module_under_our_launcher() -> None:
     assert isinstance(program, Program)
     assert program.argv[:2] == ("--module", "pkg.train")
     assert program.launcher == "torchrun"
+
+
+def test_a_checkpoint_of_another_run_needs_a_place_in_the_command() -> None:
+    asks: dict[str, Any] = {"checkpoints": {"continue_from": "old/checkpoint-4"}}
+    assert any("has no {resume} for it" in one for one in said(ANY, job("python t.py", **asks)))
+    line = "python t.py --o {output} --r {resume}"
+    assert not any("{resume} for it" in one for one in said(ANY, job(line, **asks)))

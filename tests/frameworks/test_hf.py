@@ -408,3 +408,23 @@ def test_a_job_started_at_the_known_good_starts_at_its_plan() -> None:
 def test_a_fault_of_the_command_is_no_batch() -> None:
     given = builders.job(framework="hf", settings={"command": ["trl", "sft"]}, batch=None)
     assert isinstance(HF.batch(given, Looked(), 2), Fault)
+
+
+def test_the_only_rank_of_a_plain_command_is_told_that_it_is_the_only_one() -> None:
+    def env_of(start: tuple[str, ...], ranks: int, *more: str) -> dict[str, str]:
+        given, seen = job(*more, start=start), looked()
+        return dict(HF.program(setting(HF.start(given, seen, ranks), given, seen)).env)
+
+    assert env_of(("python",), 1) == {"AUTOTUNE_ALONE": "1"}
+    assert env_of(("accelerate", "launch", "--num_processes", "1"), 1) == {"AUTOTUNE_ALONE": "1"}
+    # Under a launcher a rank knows its number from the start.
+    assert env_of(("torchrun",), 1) == {}
+    assert env_of(("accelerate", "launch", "--num_processes", "2"), 2) == {}
+    given, seen = job(start=("python",)), looked()
+    assert HF.known_good(setting(HF.start(given, seen, 1), given, seen)).env == {}
+
+
+def test_whoever_names_a_checkpoint_of_another_run_is_told_how_to_ask_for_it() -> None:
+    given = job("--resume_from_checkpoint", "old/checkpoint-5", "--deepspeed", "ds.json")
+    hints = [one.hint for one in HF.faults(given, looked(), 2, "job.yaml:3")]
+    assert any("checkpoints: {continue_from: old/checkpoint-5}" in hint for hint in hints)

@@ -489,3 +489,16 @@ def test_packing_and_evaluation_are_seen() -> None:
     assert not TOOL.has_evaluation(of, looked(of))
     evaluated = changed(val_size=0.1, eval_strategy="steps")
     assert TOOL.has_evaluation(of, looked(of, evaluated))
+
+
+def test_models_are_modelscopes_where_its_switch_is_on() -> None:
+    words = ("llamafactory-cli", "train", "train.yaml")
+
+    def asks(of: Job, **inherited: str) -> bool:
+        return TOOL.asks_modelscope(of, looked(of), inherited)
+
+    assert not asks(job(*words))
+    assert asks(job(*words), USE_MODELSCOPE_HUB="1")
+    assert asks(job("USE_MODELSCOPE_HUB=true", *words))
+    assert asks(job(*words, env={"USE_MODELSCOPE_HUB": "y"}))
+    assert not asks(job("USE_MODELSCOPE_HUB=0", *words), USE_MODELSCOPE_HUB="1")

@@ -115,3 +115,20 @@ def test_arguments_that_ms_swift_kept_are_no_fault() -> None:
 def test_the_known_good_relaunches_with_ms_swift_alone() -> None:
     good = swift().known_good(micro_batch=1)
     assert good.settings["command"][:3] == ["NPROC_PER_NODE=1", "swift", "sft"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "inherited", "theirs"),
+    [
+        (swift(), {}, True),
+        (swift(use_hf=True), {}, False),
+        (swift("--use_hf", "true"), {}, False),
+        (swift(), {"USE_HF": "1"}, False),
+        (swift(env=("USE_HF=0",)), {"USE_HF": "1"}, True),
+        (swift(ENV={"USE_HF": "True"}), {}, False),
+    ],
+)
+def test_models_are_modelscopes_unless_it_is_told_otherwise(
+    asked: Asked, inherited: dict[str, str], theirs: bool
+) -> None:
+    assert asked.framework.asks_modelscope(asked.job, asked.looked, inherited) is theirs

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from autotune.world.hub_cache import cached_model, hub_folder
+from autotune.world.hub_cache import (
+    cached_at_modelscope,
+    cached_model,
+    hub_folder,
+    modelscope_folder,
+)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -56,3 +61,53 @@ def test_the_variables_are_asked_in_the_order_of_the_library(
     finally:
         monkeypatch.undo()
         importlib.reload(constants)
+
+
+LAYOUTS = (
+    "models/Qwen/Qwen3___5-8B",
+    "hub/models/Qwen/Qwen3___5-8B",
+    "models/Qwen--Qwen3.5-8B/snapshots/master",
+    "models/Qwen--Qwen3.5-8B/snapshots/main",
+    "models/Qwen--Qwen3.5-8B/snapshots/v1.0",
+    "Qwen/Qwen3.5-8B",
+    "Qwen/Qwen3___5-8B",
+    "hub/Qwen/Qwen3.5-8B",
+    "hub/Qwen/Qwen3___5-8B",
+    "models/Qwen/Qwen3.5-8B",
+)
+
+
+def downloaded(place: Path) -> Path:
+    place.mkdir(parents=True)
+    (place / "config.json").write_text("{}")
+    return place
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_any_modelscope_has_left_is_found(tmp_path: Path, layout: str) -> None:
+    place = downloaded(tmp_path / layout)
+    env = {"MODELSCOPE_CACHE": str(tmp_path)}
+    assert cached_at_modelscope("Qwen/Qwen3.5-8B", env) == place
+    assert cached_at_modelscope("Qwen/Qwen3-5-8B", env) is None
+    assert cached_at_modelscope("Qwen/../Qwen3.5-8B", env) is None
+    assert cached_at_modelscope("Qwen3.5-8B", env) is None
+
+
+def test_an_empty_folder_is_passed_over_and_of_several_revisions_none_is_guessed(
+    tmp_path: Path,
+) -> None:
+    env = {"MS_CACHE_HOME": str(tmp_path)}
+    (tmp_path / LAYOUTS[0]).mkdir(parents=True)
+    snapshots = tmp_path / "models/Qwen--Qwen3.5-8B/snapshots"
+    downloaded(snapshots / "v1")
+    downloaded(snapshots / "v2")
+    assert cached_at_modelscope("Qwen/Qwen3.5-8B", env) is None
+    place = downloaded(snapshots / "master")
+    assert cached_at_modelscope("Qwen/Qwen3.5-8B", env) == place
+
+
+def test_modelscopes_cache_is_where_its_variables_say() -> None:
+    home = Path("~/.cache/modelscope").expanduser()
+    assert modelscope_folder({}) == home
+    assert modelscope_folder({"MS_CACHE_HOME": "/a"}) == Path("/a")
+    assert modelscope_folder({"MS_CACHE_HOME": "/a", "MODELSCOPE_CACHE": "/b"}) == Path("/b")

@@ -7,7 +7,7 @@ import pynvml
 import pytest
 
 from autotune.cli.devices import choose_devices
-from autotune.core.fault import InputError
+from autotune.core.fault import CannotLaunch
 from autotune.world.gpu import Gpus, changed
 from autotune.world.patient_nvml import PatientNvml
 from tests import builders
@@ -79,5 +79,5 @@ def test_a_call_that_raises_raises_in_who_asked() -> None:
 def test_a_driver_that_hangs_from_the_start_is_said_to(driver: Hanging) -> None:
     driver.may.clear()
     gpus = Gpus(PatientNvml(driver, seconds=0.05))
-    with pytest.raises(InputError, match="does not answer"):
+    with pytest.raises(CannotLaunch, match="does not answer"):
         choose_devices(builders.job(), gpus, {"torch": "2.13.0"}, "job.yaml")

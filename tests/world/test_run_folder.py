@@ -1,12 +1,18 @@
 """What the owner wants outlives whatever else the ranks are told."""
 
+import fcntl
 import json
+import multiprocessing
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autotune.world.run_folder import RunFolder
+from autotune.core.fault import AlreadyRunning
+from autotune.world.run_folder import RunFolder, RunLock, holder
+from tests.e2e.fast_job import until
 
 
 @pytest.fixture
@@ -48,3 +54,68 @@ def test_a_stop_that_an_older_autotune_wrote_is_one(folder: RunFolder) -> None:
     folder.release_ranks(1)
     assert folder.stop_asked_by() == "somebody"
     assert said(folder)["seq"] == 4
+
+
+def test_one_supervises_and_whoever_asks_is_told_who(folder: RunFolder) -> None:
+    assert holder(folder) is None
+    lock = RunLock(folder)
+    assert holder(folder) == os.getpid()
+    with pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"):
+        RunLock(folder)
+    lock.release()
+    assert holder(folder) is None
+    RunLock(folder).release()
+
+
+def test_who_asks_while_another_starts_is_not_in_the_way(folder: RunFolder) -> None:
+    folder.lock.touch()
+    begun: list[RunLock] = []
+    with folder.lock.open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)  # one that asked before the start, and is slow
+        starting = threading.Thread(target=lambda: begun.append(RunLock(folder)))
+        starting.start()
+        until(lambda: holder(folder) is not None, "a start that is seen while it waits")
+        with folder.lock.open() as other:
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)  # no flock is held yet
+        assert begun == []
+    starting.join()
+    assert len(begun) == 1
+    assert holder(folder) == os.getpid()
+    begun[0].release()
+
+
+def test_an_autotune_that_knows_only_the_flock_is_heeded_and_heeds_us(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotune.world.run_folder.ASKED_SECONDS", 0.0)
+    folder.lock.write_text('{"pid": 7}')
+    with folder.lock.open("r+") as older:
+        fcntl.flock(older, fcntl.LOCK_EX)
+        assert holder(folder) == 7
+        with pytest.raises(AlreadyRunning, match="process 7"):
+            RunLock(folder)
+    lock = RunLock(folder)
+    with folder.lock.open() as older, pytest.raises(BlockingIOError):
+        fcntl.flock(older, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    lock.release()
+
+
+def ask_on(path: Path) -> None:
+    folder = RunFolder(path)
+    while not (path / "enough").exists():
+        holder(folder)
+
+
+def test_no_number_of_readers_keeps_a_start_away(folder: RunFolder) -> None:
+    folder.lock.touch()
+    many = multiprocessing.get_context("fork")
+    readers = [many.Process(target=ask_on, args=(folder.path,)) for _ in range(12)]
+    for reader in readers:
+        reader.start()
+    try:
+        for _ in range(5):
+            RunLock(folder).release()
+    finally:
+        (folder.path / "enough").touch()
+        for reader in readers:
+            reader.join()

@@ -426,7 +426,8 @@ class Rank:
         shards.mkdir(parents=True, exist_ok=True)
         (folder / BEGUN_MARK).touch()
         for rank in range(self.train["batch"]["world_size"]):
-            (shards / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(b"x")
+            (shards / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(b"\x80")
+        (shards / "mp_rank_00_model_states.pt").write_bytes(b"\x80")
         (folder / "latest").write_text(f"global_step{step}")
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
         mark = {"step": step, "world_size": self.train["batch"]["world_size"]}

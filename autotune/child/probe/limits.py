@@ -1,7 +1,9 @@
 """Enforces the memory limit inside the rank, before its first tensor, where nothing else does.
 
 On the CPU it is the soft RLIMIT_DATA, set when torch has been imported: later, a model would be
-there already, and earlier there is nothing to refuse. A compiler that DeepSpeed starts for one of
+there already, and earlier there is nothing to refuse. A program that trains without a launcher is
+no rank before its Trainer is made, when the model is there already: where AUTOTUNE_ALONE says that
+it is the only one, the limit does not wait for that. A compiler that DeepSpeed starts for one of
 its extensions would inherit it and die, so it is lifted while one is built. On CUDA it is the
 allocator's own cap, set as soon as CUDA is used, where the allocator's configuration has no key.
 """
@@ -14,18 +16,26 @@ from typing import Any
 
 from . import faults, hook, moments, settings
 
+ALONE = "AUTOTUNE_ALONE"  # in the environment of a training of one rank without a launcher
+
+_enforced = 0  # the process that has the limit; one forked from it has it too
+
 
 def listen() -> None:
-    """Set the limit as soon as this process is known for a rank."""
+    """Set the limit as soon as this process is known for a rank, or will be the only one."""
     moments.on("armed", enforce)
     moments.on("ending", lift)
+    if os.environ.get(ALONE):
+        enforce()
 
 
 def enforce() -> None:
     """Set what the supervisor asks for; the built-in trainer sets its own and asks for nothing."""
+    global _enforced
     limit = settings.get("limit")
-    if not limit:
+    if not limit or _enforced == os.getpid():
         return
+    _enforced = os.getpid()
     if limit["device"] == "cpu":
         set_soft(int(limit["bytes"]))
         hook.when_imported("deepspeed.ops.op_builder.builder", spare_compilers)
