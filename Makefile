@@ -10,14 +10,18 @@ TWO_GPUS := 0,1
 DEMO_GPUS ?= $(or $(CUDA_VISIBLE_DEVICES),$(TWO_GPUS))
 DEMO_RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
+# Set by many images: every start of a program would then compile its source once more.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := $(VENV)/bin
 DATA := configs/quickstart_data
 UNIT := not e2e and not train and not long and not slow and not gpu
+CORE_TESTS := $(addprefix tests/,core frameworks launchers rungs stories)
 # Much of a test is waiting; a file's tests stay together, since they share what they trained.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check clean machine
+.PHONY: demo test check types units-of-core units-of-the-rest clean machine
 
 demo: $(VENV)/.train $(DATA)/train.jsonl
 	CUDA_VISIBLE_DEVICES=$(DEMO_GPUS) $(BIN)/autotune run configs/quickstart.yaml \
@@ -26,11 +30,20 @@ demo: $(VENV)/.train $(DATA)/train.jsonl
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST)
 
+# Two halves of about the same length: of two workers each would collect both.
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory -j 3 types units-of-core units-of-the-rest
+
+types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m '$(UNIT)' $(PYTEST)
+
+units-of-core: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m '$(UNIT)' $(PYTEST) $(CORE_TESTS)
+
+units-of-the-rest: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m '$(UNIT)' $(PYTEST) $(addprefix --ignore=,$(CORE_TESTS))
 
 clean:
 	rm -rf $(VENV) $(DATA) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

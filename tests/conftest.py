@@ -1,8 +1,11 @@
 """What every test session is given: compiled extensions kept per user, and patient properties."""
 
+import fcntl
+import gc
 import importlib.metadata
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +33,17 @@ BY_MODULE = pytest.StashKey[dict[str, list[pytest.Item]]]()
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Remember what shared memory is older than this session."""
     session.config.stash[LEFT_SINCE] = time.time()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Look for no garbage while thousands of tests are collected, nor among them afterwards."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,6 +85,27 @@ def _items_of(request: pytest.FixtureRequest) -> list[pytest.Item]:
     return session.stash[BY_MODULE][request.node.nodeid]
 
 
+# What every training on the CPU loads, as DeepSpeed itself builds it.
+BUILD = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().load()"
+BUILT = "deepspeed_shm_comm"
+
+
+def _build_once(cache: Path, of_all_workers: Path) -> None:
+    """Compile what every training needs while the other workers wait, who would compile it too.
+
+    The compiler takes all cores for a minute; the lock of a killed worker ends with it.
+    """
+    with (of_all_workers / "ops.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if any(cache.glob(f"{BUILT}/*.so")):
+            return
+        built = of_all_workers / "ops-built-once"
+        env = {"TORCH_EXTENSIONS_DIR": str(built), "DS_ACCELERATOR": "cpu"}
+        # Without a compiler each training says so itself.
+        subprocess.run([sys.executable, "-c", BUILD], env=os.environ | env, capture_output=True)
+        ops_cache.keep(built, cache)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _warm_ops(request: pytest.FixtureRequest, compiled_ops: Path) -> Iterator[None]:
     """Let real trainings find what was compiled before, in this session or an earlier one."""
@@ -83,12 +118,13 @@ def _warm_ops(request: pytest.FixtureRequest, compiled_ops: Path) -> Iterator[No
         yield
         return
     cache = ops_cache.cache_folder(versions, sys.executable)
-    ops_cache.warm(compiled_ops, cache)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_EXTENSIONS_DIR", str(compiled_ops))
         # As in a run: another ninja than this environment's would build everything anew.
         patch.setenv(
             "PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         )
+        _build_once(cache, compiled_ops.parents[hasattr(request.config, "workerinput")])
+        ops_cache.warm(compiled_ops, cache)
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(compiled_ops))
         yield
     ops_cache.keep(compiled_ops, cache)

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "autotune"
@@ -69,16 +70,27 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0]
 
 
-def imports_of(path: Path) -> Iterator[str]:
+@cache
+def nodes_of(path: Path, *kinds: type[ast.AST]) -> tuple[Any, ...]:
+    """Every node of these kinds in a file; to walk a tree takes as long as to parse it."""
+    if kinds:
+        return tuple(node for node in nodes_of(path) if isinstance(node, kinds))
+    return tuple(ast.walk(tree_of(path)))
+
+
+@cache
+def imports_of(path: Path) -> tuple[str, ...]:
     """Every module a file imports, wherever in it; `from a import b` counts as a."""
-    for node in ast.walk(tree_of(path)):
+    found: list[str] = []
+    for node in nodes_of(path, ast.Import, ast.ImportFrom):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+            found += (alias.name for alias in node.names)
+        else:
             # The probe has another name in the training, where it finds its parts beside itself.
             beside = path.is_relative_to(PROBE) and node.level == 1
             assert node.level == 0 or beside, f"{path}: imports are absolute"
-            yield "" if beside else node.module or ""
+            found.append("" if beside else node.module or "")
+    return tuple(found)
 
 
 def dotted(node: ast.expr) -> str:
@@ -92,9 +104,8 @@ def dotted(node: ast.expr) -> str:
 
 
 def calls_in(path: Path) -> Iterator[tuple[int, str, ast.Call]]:
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Call):
-            yield node.lineno, dotted(node.func), node
+    for node in nodes_of(path, ast.Call):
+        yield node.lineno, dotted(node.func), node
 
 
 def each_of(paths: Iterable[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
@@ -138,7 +149,7 @@ def test_each_room_imports_only_the_rooms_it_may(path: Path) -> None:
 def test_what_decides_touches_neither_files_nor_clocks_nor_processes(path: Path) -> None:
     foreign = {name.split(".")[0] for name in imports_of(path)} - PURE - {"autotune"}
     assert foreign == set()
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path, ast.Import, ast.ImportFrom):
         if isinstance(node, ast.ImportFrom) and node.module == "pathlib":
             # A pure path has no file behind it.
             assert {alias.name for alias in node.names} <= {"PurePath", "PurePosixPath"}
@@ -189,18 +200,17 @@ def test_files_are_short_and_the_exceptions_are_named() -> None:
 def test_functions_are_short_and_the_exceptions_are_named() -> None:
     long = set()
     for path in SOURCES:
-        for node in ast.walk(tree_of(path)):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                lines = (node.end_lineno or node.lineno) - node.lineno + 1
-                if lines > LONGEST_FUNCTION:
-                    long.add(f"{name_of(path)}:{node.name}")
+        for node in nodes_of(path, ast.FunctionDef, ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > LONGEST_FUNCTION:
+                long.add(f"{name_of(path)}:{node.name}")
     assert long == set(LONG_FUNCTIONS)
 
 
 @each_of(TESTS)
 def test_test_names_are_sentences(path: Path) -> None:
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+    for node in nodes_of(path, ast.FunctionDef):
+        if node.name.startswith("test_"):
             assert len(node.name.split("_")) >= 4, node.name
 
 

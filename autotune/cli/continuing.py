@@ -41,6 +41,17 @@ def find_inherited(
     asked: str, job_folder: Path, run: RunFolder, wanted: Wanted, where: str
 ) -> tuple[Inherited, tuple[Fault, ...]]:
     """Return the checkpoint that `continue_from` names, with notes; raises InputError."""
+    try:
+        return _find(asked, job_folder, run, wanted, where)
+    except (OSError, ValueError) as error:  # no right to look, a name too long, or with a NUL
+        why = error.strerror if isinstance(error, OSError) else error
+        text = f"what `continue_from` names cannot be looked at ({why})"
+        raise InputError(Fault(text, where, "check the path and its permissions")) from error
+
+
+def _find(
+    asked: str, job_folder: Path, run: RunFolder, wanted: Wanted, where: str
+) -> tuple[Inherited, tuple[Fault, ...]]:
     place = Path(os.path.realpath(job_folder / asked))
     folder = _run_of(place)
     if folder is not None and folder.path == run.path:
@@ -150,8 +161,9 @@ def _faults(
             refuse(text, "name a checkpoint of the same model")
             break
     rows = wanted.start.global_batch
-    if story is not None and plan.global_batch != rows:
-        text = f"it was trained with a global batch of {plan.global_batch}, and the job has {rows}"
+    then = story.started.plan.global_batch if story and story.started else rows
+    if then != rows:
+        text = f"it was trained with a global batch of {then}, and the job has {rows}"
         refuse(f"{text}: its place in the data would be another", "keep the global batch")
     if not faults:
         faults += _carry_faults(found, plan, wanted, where)

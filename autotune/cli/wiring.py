@@ -6,6 +6,7 @@ import pkgutil
 import shutil
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,13 @@ CONSENTS = (RESET_OPTIMIZER, CHANGE_DTYPE)  # what a carry may need
 
 def all_rungs() -> dict[str, Rung]:
     """Return every rung of the folder by name; the folder is the registry."""
-    found = {}
-    for module in pkgutil.iter_modules(rung_folder.__path__):
-        rung: Rung = importlib.import_module(f"autotune.rungs.{module.name}").RUNG
-        found[rung.name] = rung
-    return found
+    return {rung.name: rung for rung in _rungs()}
+
+
+@cache
+def _rungs() -> tuple[Rung, ...]:
+    modules = pkgutil.iter_modules(rung_folder.__path__)
+    return tuple(importlib.import_module(f"autotune.rungs.{one.name}").RUNG for one in modules)
 
 
 def run_folder_of(job: Job, job_file: Path, named: Path | None) -> RunFolder:

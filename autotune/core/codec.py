@@ -10,16 +10,22 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+_AS_THEY_ARE = frozenset({type(None), bool, int, float, str})
+
+
 class CodecError(ValueError):
     """A plain value does not have the shape of the type it should become."""
 
 
 def to_plain(value: Any) -> Any:
     """Return `value` as JSON-ready dicts, lists, strings and numbers."""
+    if type(value) in _AS_THEY_ARE:
+        return value
     if isinstance(value, Enum):
         return value.value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    names = _fields(value.__class__)
+    if names is not None:
+        return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, dict):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -35,6 +41,13 @@ def from_plain(kind: type[T], plain: Any) -> T:
     Raises CodecError when a field is missing without a default or has another type.
     """
     return typing.cast(T, _decode(kind, plain, kind.__name__))
+
+
+@cache  # a forecast has thousands of values of a few types
+def _fields(kind: type) -> tuple[str, ...] | None:
+    if not dataclasses.is_dataclass(kind):
+        return None
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 @cache

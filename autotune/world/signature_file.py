@@ -33,11 +33,16 @@ class SignatureFileError(InputError):
 
 def load_signatures(path: Path | None = None, device: str | None = None) -> Signatures:
     """Return the signatures for a job on `device`; without a path, those shipped with autotune."""
-    return Signatures(_entries(path) if path else _shipped(), device)
+    return Signatures(_entries(path), device) if path else _shipped(device)
 
 
 @cache
-def _shipped() -> tuple[Signature, ...]:
+def _shipped(device: str | None) -> Signatures:
+    return Signatures(_shipped_entries(), device)
+
+
+@cache
+def _shipped_entries() -> tuple[Signature, ...]:
     return _entries(policy_folder() / SIGNATURES)
 
 

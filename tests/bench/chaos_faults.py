@@ -169,21 +169,10 @@ def status_readers(scene: Scene) -> None:
 
     Half of the time the supervisor is killed once all ask, and its next start comes beside them.
     """
-    run = str(scene.run)
-    ways = [
-        ["status", run],
-        ["status", run, "--json"],
-        ["explain", run],
-        ["explain", run, "--json"],
-    ]
+    asking = [sys.executable, "-m", "tests.bench.many_readers", str(scene.run), str(READERS)]
     with (scene.place / "answers").open("wb") as said:
-        scene.asked = [
-            subprocess.Popen(
-                [sys.executable, "-m", "autotune.cli.app", *ways[n % 4 if n % 20 < 4 else n % 2]],
-                stdout=said, stderr=said,
-            )
-            for n in range(READERS)
-        ]  # fmt: skip
+        scene.asked = [subprocess.Popen(asking, stdout=said, stderr=said)]
+    wait(lambda: (scene.place / "answers").stat().st_size or scene.asked[0].poll() is not None, 60)
     if scene.chance.random() < 0.5:
         scene.supervisor.kill()
     else:

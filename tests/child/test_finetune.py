@@ -157,7 +157,9 @@ class Bench:
         if world_size > 1:
             launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus", str(world_size)]
             command = [sys.executable, *launcher, "--master_port", str(free_port()), *command[1:]]
-        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        # Threads that wait for each other spin, and these models are too small to share.
+        alone = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, "DS_ACCELERATOR": "cpu", **alone}
         # The launcher and the op builder look for their tools beside this interpreter.
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         paths = [str(self.folder / "site"), *filter(None, [environment.get("PYTHONPATH")])]

@@ -99,6 +99,14 @@ def test_of_a_run_its_plan_is_known_and_what_differs_is_noted(tmp_path: Path) ->
     assert "owner's to know" not in said
 
 
+def test_of_a_run_that_does_not_know_who_wrote_it_the_files_tell(tmp_path: Path) -> None:
+    before = run_before(tmp_path / "before")
+    own(before / "checkpoints", 12, ranks=4, attempt=7)
+    given = ground(asking(tmp_path, "before")).inherited
+    assert given is not None
+    assert (given.step, given.plan.world_size) == (12, 4)
+
+
 def test_another_precision_needs_a_word(tmp_path: Path) -> None:
     run_before(tmp_path / "before", dtype="fp32")
     assert "`allow: [change_dtype]`" in refused(asking(tmp_path, "before"))
@@ -160,6 +168,11 @@ def test_what_cannot_be_gone_on_from_is_refused_before_anything_starts(
 def test_a_checkpoint_that_everybody_may_write_is_refused(tmp_path: Path) -> None:
     own(tmp_path / "old", 9).chmod(0o777)
     assert "everybody on this machine may write to it" in refused(asking(tmp_path, "old"))
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 300, "y/" * 3000])
+def test_a_path_that_no_file_system_takes_is_a_sentence(tmp_path: Path, path: str) -> None:
+    assert "cannot be looked at" in refused(asking(tmp_path, path))
 
 
 def test_adapters_come_only_to_a_job_that_trains_such(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,22 @@ def story_of_steps(run: Path) -> dict[int, tuple[float, list[int]]]:
             loss, samples = kept.get(event["step"], (event["loss"], []))
             kept[event["step"]] = (loss, sorted(samples + event["samples"]))
     return kept
+
+
+def refuse_more_memory(run: Path, rank: int) -> None:
+    """Lower the soft limit of a running rank of the first attempt below what its passes take.
+
+    What lies between two passes still fits: a small request is often Rust's, of the tokenizer, and
+    Rust aborts where torch raises.
+    """
+    file = run / "attempts" / "001" / "events" / f"rank{rank}.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    pid = next(event["pid"] for event in events if event["kind"] == "start")
+    held = [event["memory"]["data_bytes"] for event in events if event["kind"] == "step"][-1]
+    peak = max(event["peak_bytes"] for event in events if event.get("moment") == "second_backward")
+    hard = resource.prlimit(pid, resource.RLIMIT_DATA)[1]
+    resource.prlimit(pid, resource.RLIMIT_DATA, ((held + peak) // 2, hard))
 
 
 def nobody_left(run: Path) -> bool:

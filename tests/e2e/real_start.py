@@ -247,4 +247,5 @@ class Subject:
             batch={"global": plan.global_batch, "micro": plan.micro_batch},
             checkpoints={"every": self.every, "keep": 3},
             devices=devices,
+            start="as_given",  # no rehearsal, which takes as long as the steps do
         )

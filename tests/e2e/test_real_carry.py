@@ -1,15 +1,21 @@
 """A checkpoint of one ZeRO stage becomes the start of another in the middle of a real run."""
 
 import json
-import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autotune.world.host import data_bytes
 from tests.e2e.fast_job import until
-from tests.e2e.real_job import begin, make_data, make_job, nobody_left, steps, story_of_steps
+from tests.e2e.real_job import (
+    begin,
+    make_data,
+    make_job,
+    nobody_left,
+    refuse_more_memory,
+    steps,
+    story_of_steps,
+)
 
 pytestmark = pytest.mark.train
 
@@ -38,17 +44,17 @@ def test_zero_2_goes_on_at_zero_3_in_the_second_epoch_with_the_very_same_steps(
         "epochs": 2,
         "data": {"train": str(data / "short.jsonl"), "sequence": 512, "shuffle": True},
     }
-    same = {"settings": settings, "proof": False, "policy": str(policy)}
-    undisturbed = make_job(tmp_path / "undisturbed", data, None, **same)
-    assert begin(undisturbed).wait() == 0
     # Nothing is saved before the refusal: what is converted is what was saved because of it.
     seldom = {"checkpoints": {"every": 100, "keep": 2}}
-    job = make_job(tmp_path / "disturbed", data, None, **same, **seldom)
+    same = {"settings": settings, "proof": False, "policy": str(policy), **seldom}
+    undisturbed = make_job(tmp_path / "undisturbed", data, None, **same)
+    assert begin(undisturbed).wait() == 0
+    job = make_job(tmp_path / "disturbed", data, None, **same)
     run = job.parent / "runs" / "real"
 
     supervisor = begin(job)
     until(lambda: len(steps_so_far(run)) >= 7, "the second epoch", seconds=300)
-    refuse_more_memory(run)
+    refuse_more_memory(run, rank=1)
 
     assert supervisor.wait(timeout=400) == 0, (job.parent / "terminal").read_text()
 
@@ -75,16 +81,6 @@ def test_zero_2_goes_on_at_zero_3_in_the_second_epoch_with_the_very_same_steps(
 def steps_so_far(run: Path) -> list[dict[str, object]]:
     """Return what rank 0 of the first attempt did, once its file is there."""
     return steps(run, "001") if (run / "attempts" / "001" / "events").is_dir() else []
-
-
-def refuse_more_memory(run: Path) -> None:
-    """Lower the soft limit of a running rank to what it holds: its next request is refused."""
-    events = (run / "attempts" / "001" / "events" / "rank1.jsonl").read_text().splitlines()
-    pid = next(event["pid"] for event in map(json.loads, events) if event["kind"] == "start")
-    held = data_bytes(pid)
-    assert held is not None
-    hard = resource.prlimit(pid, resource.RLIMIT_DATA)[1]
-    resource.prlimit(pid, resource.RLIMIT_DATA, (held // 2, hard))
 
 
 def settings_event(run: Path, attempt: str) -> Any:

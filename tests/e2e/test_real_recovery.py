@@ -30,8 +30,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the run folder of the same job without a limit."""
-    job = make_job(tmp_path_factory.mktemp("undisturbed"), data, None)
+    job = make_job(tmp_path_factory.mktemp("undisturbed"), data, None, proof=False)
     assert autotune(job) == 0
+    return job.parent / "runs" / "real"
+
+
+@pytest.fixture(scope="module")
+def recovered(data: Path, undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of the same job under a limit that it does not fit, with its proof."""
+    seed = int(os.environ.get("AUTOTUNE_TEST_SEED", random.SystemRandom().randrange(10**6)))
+    # Micro-batch 8 took `top`; a third of that is the process itself before any sample.
+    top = peaks(undisturbed)
+    limit = int(top * random.Random(seed).uniform(0.80, 0.93))
+    print(f"AUTOTUNE_TEST_SEED={seed}: limit {limit} of {top} bytes")
+    job = make_job(tmp_path_factory.mktemp("recovered"), data, limit)
+    assert autotune(job) == 0, (job.parent / "terminal").read_text()
     return job.parent / "runs" / "real"
 
 
@@ -84,18 +97,9 @@ def autotune(job: Path) -> int:
 
 
 def test_under_a_limit_it_recovers_and_trains_the_very_same_steps(
-    tmp_path: Path, data: Path, undisturbed: Path
+    tmp_path: Path, recovered: Path, undisturbed: Path
 ) -> None:
-    seed = int(os.environ.get("AUTOTUNE_TEST_SEED", random.SystemRandom().randrange(10**6)))
-    # Micro-batch 8 took `top`; a third of that is the process itself before any sample.
-    top = peaks(undisturbed)
-    limit = int(top * random.Random(seed).uniform(0.80, 0.93))
-    print(f"AUTOTUNE_TEST_SEED={seed}: limit {limit} of {top} bytes")
-    job = make_job(tmp_path, data, limit)
-    run = job.parent / "runs" / "real"
-
-    assert autotune(job) == 0, (tmp_path / "terminal").read_text()
-
+    run = recovered
     journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     failures = [e["diagnosis"]["failure"] for e in journal if e["event"] == "attempt_ended"]
     assert failures[0] == "device_oom"
@@ -271,12 +275,13 @@ def test_limits_drawn_at_random_all_end_well(
 
 
 def test_the_fast_trainer_of_other_tests_says_nothing_the_real_one_does_not(
-    tmp_path: Path, undisturbed: Path
+    tmp_path: Path, recovered: Path, undisturbed: Path
 ) -> None:
     fast = fast_job.make_job(tmp_path, {"fits": {"0": 4}})
     assert fast_job.run(fast) == 0
 
     real_words = words(undisturbed)
+    real_words["proven"] = words(recovered)["proven"]  # the undisturbed run is not proven
     for kind, fields in words(fast_job.run_folder(fast)).items():
         if kind != "exception":  # the undisturbed run has none
             assert fields <= real_words[kind], kind

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,18 @@ import psutil
 import pytest
 
 from tests.e2e.fast_job import until
-from tests.e2e.real_job import MODEL, begin, make_data, make_job, nobody_left, steps, story_of_steps
+from tests.e2e.real_job import (
+    MODEL,
+    begin,
+    make_data,
+    make_job,
+    nobody_left,
+    refuse_more_memory,
+    steps,
+    story_of_steps,
+)
 
 STEPS = 8
-LITTLE = 16 * 2**20  # bytes; a forward pass takes several times as much
 
 POLICY = """
 name: again
@@ -57,18 +64,6 @@ def events(run: Path, attempt: str, rank: int) -> list[dict[str, Any]]:
     path = run / "attempts" / attempt / "events" / f"rank{rank}.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def refuse_more_memory(run: Path, rank: int) -> None:
-    """Lower the soft limit of a running rank to what it holds between steps, and a little.
-
-    The little is for the tokenizers: what is refused in Rust ends the process, and saves nothing.
-    """
-    told = events(run, "001", rank)
-    pid = next(e["pid"] for e in told if e["kind"] == "start")
-    held = [e["memory"]["data_bytes"] for e in told if e["kind"] == "step"]
-    hard = resource.prlimit(pid, resource.RLIMIT_DATA)[1]
-    resource.prlimit(pid, resource.RLIMIT_DATA, (held[-1] + LITTLE, hard))
 
 
 def last_words(run: Path, ranks: int) -> str:

@@ -92,6 +92,7 @@ def test_no_line_raises_and_what_is_understood_comes_back(words: list[str]) -> N
         assert list(call.words()) == (words[1:] if words[0] == "env" else words)
 
 
+@pytest.mark.long  # for the import of both
 def test_the_tables_hold_what_the_installed_launchers_take() -> None:
     torch = pytest.importorskip("torch.distributed.run").get_args_parser()
     accelerate = pytest.importorskip("accelerate.commands.launch").launch_command_parser()

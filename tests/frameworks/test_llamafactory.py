@@ -1,8 +1,10 @@
 """LLaMA-Factory: what is read of a user's YAML, what is written instead, what is refused."""
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -83,6 +85,11 @@ def looked(of: Job, text: str = YAML_TEXT, **files: Any) -> Looked:
 
 def plain(text: str) -> Any:
     """Return YAML as values."""
+    return copy.deepcopy(_read(text))  # to read it takes milliseconds, and most read the same
+
+
+@cache
+def _read(text: str) -> Any:
     return YAML(typ="safe", pure=True).load(text)
 
 

@@ -28,7 +28,7 @@ every_change = pytest.mark.parametrize("rung", CHANGING, ids=lambda rung: rung.n
 
 def in_any_scene(test: Callable[[Scene], None]) -> Callable[[], None]:
     """Draw scenes once for all rungs: drawing one takes far longer than asking every rung."""
-    return settings(max_examples=100)(given(scene=scenes())(test))
+    return settings(max_examples=50)(given(scene=scenes())(test))
 
 
 def applicable(rungs: list[Rung], scene: Scene) -> list[Rung]:

@@ -32,6 +32,7 @@ def shape(config: dict[str, Any]) -> ModelShape:
     return found
 
 
+@pytest.mark.long  # for the import of transformers
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_shape_has_the_parameters_that_transformers_makes(name: str) -> None:
     torch = pytest.importorskip("torch")
