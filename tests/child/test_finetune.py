@@ -75,7 +75,8 @@ class Outcome:
     def __init__(
         self, returncode: int, output: str, events: Path, disk_log: Path | None = None
     ) -> None:
-        self.disk = disk_log.read_text().splitlines() if disk_log else []
+        kept = disk_log is not None and disk_log.exists()  # one that saves nothing writes none
+        self.disk = disk_log.read_text().splitlines() if disk_log and kept else []
         self.returncode = returncode
         self.output = output
         self.ranks: list[list[dict[str, Any]]] = []
