@@ -96,7 +96,7 @@ ENVIRONMENTS = {
             "peft==0.18.1",
             "accelerate==1.11.0",
             "trl==0.24.0",
-            "datasets==4.0.0",
+            "datasets==4.8.4",
         ),
     ),
 }

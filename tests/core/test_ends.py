@@ -65,7 +65,7 @@ starts = st.builds(
 
 @pytest.mark.long
 @pytest.mark.parametrize("policy", ["default", "same_result"])
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(
     row=st.lists(happenings, min_size=1, max_size=6),
     start=starts,

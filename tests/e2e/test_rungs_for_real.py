@@ -120,7 +120,7 @@ def test_smaller_buckets_give_back_what_they_held(deep: Subject) -> None:
     same_steps(after, before)
 
 
-@pytest.mark.train
+@pytest.mark.slow
 def test_a_smaller_micro_batch_holds_fewer_activations(deep: Subject) -> None:
     before = with_small_buckets(deep)
     after = deep.start("micro_batch_4", up("smaller_micro_batch", SMALL_BUCKETS))
@@ -159,7 +159,7 @@ def in_pieces(subject: Subject, before: Outcome) -> Outcome:
     return after
 
 
-@pytest.mark.train
+@pytest.mark.slow
 def test_a_loss_in_pieces_takes_the_same_steps_and_holds_no_whole_logits(wordy: Subject) -> None:
     before = wordy.start("whole", SMALL_BUCKETS)
     # The logits of 8 rows of 512 tokens are 268 MB, and held three times in the backward pass.
