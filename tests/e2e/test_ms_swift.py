@@ -1,4 +1,4 @@
-"""ms-swift itself: a training under a limit, from a refusal to a known-good that starts alone."""
+"""A training with ms-swift, from a refusal under a limit to a known-good that starts by itself."""
 
 import json
 import subprocess
