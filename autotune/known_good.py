@@ -14,7 +14,7 @@ from autotune.core.history import Story
 from autotune.core.known_good import as_json, launch_script, proof_file, story_comments
 from autotune.core.plan import BLOCKING, Plan
 from autotune.frameworks.framework import Setting
-from autotune.ground import Ground
+from autotune.ground import VISIBLE, Ground
 from autotune.world.files import make_folder, sync, write_text
 from autotune.world.overlay import Overlay
 from autotune.world.policy_file import find_policy, is_path
@@ -41,8 +41,10 @@ def write_known_good(ground: Ground, setting: Setting, story: Story) -> None:
         there = dataclasses.replace(setting, meeting=ground.meeting(node))
         own = ground.framework.known_good(there)
         start = ground.command(plan, own, RELAUNCH_PORT, node)
+        # Which GPUs are free there is for whoever starts it to say.
+        shared = {name: value for name, value in env.items() if name != VISIBLE}
         text = launch_script(
-            job.name, start, {**env, **own.env}, job.env_from, comments, own.folder
+            job.name, start, {**shared, **own.env}, job.env_from, comments, own.folder
         )
         write_text(folder / f"launch-node-{node}.sh", text, mode=0o700)
     write_text(folder / "job.yaml", comments + "\n" + known_good_job(ground, plan, good.settings))

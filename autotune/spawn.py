@@ -110,12 +110,13 @@ class Spawner:
         if isinstance(cgroup, Gap) and ground.job.devices.host_memory_limit is not None:
             self._tell.note(f"host_memory_limit is not enforced: {cgroup.why}")
         mark, output = self.mark(folder), folder / "output.log"
-        order = self._start_elsewhere(start, port, ours)
         running: RunningAttempt | SpreadAttempt
+        # First here: what cannot be started here is started nowhere.
         running = RunningAttempt(attempt, mark, command, output, inside)
-        if ground.members is not None and order is not None:
-            running = SpreadAttempt(running, ground.members, order)
         try:
+            order = self._start_elsewhere(start, port, ours)
+            if ground.members is not None and order is not None:
+                running = SpreadAttempt(running, ground.members, order)
             return self.live(plan, attempt, folder, running, cgroup, program.exit_tells)
         except BaseException:
             # Trouble of our own leaves nothing that nobody watches.

@@ -97,7 +97,6 @@ class Member:
             answered=order.number,
             why=why,
             total_bytes=self.room,
-            devices=tuple(str(index) for index in self.devices),
         )
 
     def serve(self, signals: SignalWatch, pulse: Pulse) -> int:

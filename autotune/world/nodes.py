@@ -63,7 +63,6 @@ class Node:
     gone: bool = True  # nothing of the attempt is left there
     why: str = ""  # it could not do what was wanted
     total_bytes: int | None = None  # memory of its smallest device, or its room for one rank
-    devices: tuple[str, ...] = ()
 
 
 class Board:
